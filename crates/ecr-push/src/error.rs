@@ -1,0 +1,210 @@
+//! The one error type of the library.
+//!
+//! An error says which operation failed, on which side, what the service answered (code, status, request id), whether
+//! another try may help, and what the user can do. Codes and statuses decide; sentences only enrich a hint. One opaque
+//! struct instead of one enum per operation: every caller does the same three things with it (print, choose an exit
+//! status, decide on a retry), and an enum per room would grow a variant for each sentence.
+
+use std::fmt;
+
+/// The result of every fallible operation in this crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where the failure happened: a user's first question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// What the user asked for contradicts itself or cannot be understood.
+    Request,
+    /// The place the image comes from: an engine, an archive, a layout.
+    Source,
+    /// Finding credentials or a region.
+    Credentials,
+    /// The destination registry or its API.
+    Destination,
+    /// This machine: disk, signals.
+    Local,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Request => "request",
+            Self::Source => "source",
+            Self::Credentials => "credentials",
+            Self::Destination => "destination",
+            Self::Local => "this machine",
+        })
+    }
+}
+
+/// May the failed operation be tried again?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// The same request will fail in the same way.
+    Never,
+    /// The cause may pass: wait, then try again.
+    Backoff,
+    /// The service asks for less traffic: wait, then try again with fewer requests at once.
+    Throttled,
+    /// The credential was not accepted: get a new token, then try once more.
+    NewToken,
+}
+
+/// A failed operation. See the [module documentation](self).
+#[derive(Debug)]
+pub struct Error(Box<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    side: Side,
+    operation: String,
+    message: String,
+    code: Option<String>,
+    status: Option<u16>,
+    request_id: Option<String>,
+    retry: Retry,
+    hints: Vec<String>,
+    refused: bool,
+    cancelled: bool,
+    source: Option<Source>,
+}
+
+impl Error {
+    /// A failure of `operation` (a short verb phrase such as `export image`) on `side`. `message` is one sentence that
+    /// says what is wrong and where. It is not tried again unless [`Error::with_retry`] says so.
+    pub fn new(side: Side, operation: impl Into<String>, message: impl Into<String>) -> Self {
+        Self(Box::new(Inner {
+            side,
+            operation: operation.into(),
+            message: message.into(),
+            code: None,
+            status: None,
+            request_id: None,
+            retry: Retry::Never,
+            hints: Vec::new(),
+            refused: false,
+            cancelled: false,
+            source: None,
+        }))
+    }
+
+    /// Input that is refused before any network call (exit status 2).
+    pub fn refused(operation: impl Into<String>, message: impl Into<String>) -> Self {
+        let mut error = Self::new(Side::Request, operation, message);
+        error.0.refused = true;
+        error
+    }
+
+    /// The user stopped the run.
+    pub fn cancelled() -> Self {
+        let mut error = Self::new(Side::Local, "push", "the push was cancelled");
+        error.0.cancelled = true;
+        error
+    }
+
+    /// Adds what the user can do about it. May be called several times; hints are shown in order.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hints.push(hint.into());
+        self
+    }
+
+    /// Adds the service's own error code, such as `RepositoryNotFoundException` or `NAME_UNKNOWN`.
+    #[must_use]
+    pub fn with_code(mut self, code: impl Into<String>) -> Self {
+        self.0.code = Some(code.into());
+        self
+    }
+
+    /// Adds the HTTP status.
+    #[must_use]
+    pub fn with_status(mut self, status: u16) -> Self {
+        self.0.status = Some(status);
+        self
+    }
+
+    /// Adds the id under which the service knows the request.
+    #[must_use]
+    pub fn with_request_id(mut self, id: impl Into<String>) -> Self {
+        self.0.request_id = Some(id.into());
+        self
+    }
+
+    /// Sets the retry verdict.
+    #[must_use]
+    pub fn with_retry(mut self, retry: Retry) -> Self {
+        self.0.retry = retry;
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Source>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// Where it happened.
+    pub fn side(&self) -> Side {
+        self.0.side
+    }
+
+    /// What was being done.
+    pub fn operation(&self) -> &str {
+        &self.0.operation
+    }
+
+    /// The one sentence.
+    pub fn message(&self) -> &str {
+        &self.0.message
+    }
+
+    /// The service's own error code.
+    pub fn code(&self) -> Option<&str> {
+        self.0.code.as_deref()
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> Option<u16> {
+        self.0.status
+    }
+
+    /// The id under which the service knows the request.
+    pub fn request_id(&self) -> Option<&str> {
+        self.0.request_id.as_deref()
+    }
+
+    /// The retry verdict.
+    pub fn retry(&self) -> Retry {
+        self.0.retry
+    }
+
+    /// What the user can do, in order of usefulness.
+    pub fn hints(&self) -> &[String] {
+        &self.0.hints
+    }
+
+    /// True if the input was refused before any network call.
+    pub fn is_refused(&self) -> bool {
+        self.0.refused
+    }
+
+    /// True if the user stopped the run.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancelled
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}

@@ -1,0 +1,119 @@
+//! `os/architecture[/variant]`.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::error::{Error, Result};
+
+/// A platform as `docker --platform` writes it, in normal form (`x86_64` is `amd64`, `aarch64` is `arm64`, and the
+/// variant that an architecture implies is left out).
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Platform {
+    /// `linux`, `windows`, ...
+    pub os: String,
+    /// `amd64`, `arm64`, ...
+    pub architecture: String,
+    /// `v7` for 32-bit ARM, ...
+    pub variant: Option<String>,
+}
+
+impl Platform {
+    /// Puts the three parts into normal form.
+    pub fn new(os: &str, architecture: &str, variant: Option<&str>) -> Self {
+        let (architecture, implied) = match architecture.to_lowercase().as_str() {
+            "x86_64" | "x86-64" => ("amd64".to_owned(), None),
+            "aarch64" => ("arm64".to_owned(), None),
+            "armhf" => ("arm".to_owned(), Some("v7")),
+            "armel" => ("arm".to_owned(), Some("v6")),
+            other => (other.to_owned(), None),
+        };
+        let variant = variant.filter(|v| !v.is_empty()).or(implied);
+        let variant = variant.map(str::to_lowercase).filter(|variant| {
+            !matches!(
+                (architecture.as_str(), variant.as_str()),
+                ("arm64", "v8" | "8") | ("amd64", "v1")
+            )
+        });
+        Self {
+            os: os.to_lowercase(),
+            architecture,
+            variant,
+        }
+    }
+
+    /// True if an image for `other` satisfies a wish for `self`: a wish without a variant takes any.
+    pub fn accepts(&self, other: &Self) -> bool {
+        self.os == other.os
+            && self.architecture == other.architecture
+            && (self.variant.is_none() || self.variant == other.variant)
+    }
+}
+
+impl fmt::Display for Platform {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        match &self.variant {
+            Some(variant) => write!(f, "/{variant}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl FromStr for Platform {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let plain = |part: &&str| {
+            !part.is_empty()
+                && part
+                    .bytes()
+                    .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        };
+        if !(2..=3).contains(&parts.len()) || !parts.iter().all(plain) {
+            return Err(Error::refused(
+                "parse platform",
+                format!("`{text}` is not a platform: `linux/amd64` or `linux/arm/v7` is expected"),
+            ));
+        }
+        Ok(Self::new(parts[0], parts[1], parts.get(2).copied()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn platforms_are_put_into_normal_form() {
+        for (text, normal) in [
+            ("linux/amd64", "linux/amd64"),
+            ("Linux/x86_64", "linux/amd64"),
+            ("linux/arm64/v8", "linux/arm64"),
+            ("linux/aarch64", "linux/arm64"),
+            ("linux/arm/v7", "linux/arm/v7"),
+            ("linux/armhf", "linux/arm/v7"),
+        ] {
+            assert_eq!(text.parse::<Platform>().unwrap().to_string(), normal);
+        }
+        for text in [
+            "",
+            "linux",
+            "linux/",
+            "/amd64",
+            "linux/arm/v7/x",
+            "linux/a b",
+        ] {
+            assert!(text.parse::<Platform>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_wish_without_a_variant_takes_any() {
+        let wish: Platform = "linux/arm".parse().unwrap();
+        assert!(wish.accepts(&"linux/arm/v7".parse().unwrap()));
+        assert!(!wish.accepts(&"linux/arm64".parse().unwrap()));
+        let wish: Platform = "linux/arm/v6".parse().unwrap();
+        assert!(!wish.accepts(&"linux/arm/v7".parse().unwrap()));
+    }
+}

@@ -1,0 +1,10 @@
+//! Pushes container images to Amazon ECR.
+//!
+//! The library never prints, never exits and never reads the environment; the command line does, in one place.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+pub mod error;
+pub mod image;
+
+pub use error::{Error, Result};
