@@ -6,6 +6,7 @@
 //! status, decide on a retry), and an enum per room would grow a variant for each sentence.
 
 use std::fmt;
+use std::time::Duration;
 
 /// The result of every fallible operation in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -46,6 +47,8 @@ pub enum Retry {
     Never,
     /// The cause may pass: wait, then try again.
     Backoff,
+    /// It will most likely fail again, but a moment may mend it: a few more tries, not the whole budget.
+    Brief,
     /// The service asks for less traffic: wait, then try again with fewer requests at once.
     Throttled,
     /// The credential was not accepted: get a new token, then try once more.
@@ -65,9 +68,9 @@ struct Inner {
     status: Option<u16>,
     request_id: Option<String>,
     retry: Retry,
+    retry_after: Option<Duration>,
     hints: Vec<String>,
     refused: bool,
-    cancelled: bool,
     source: Option<Source>,
 }
 
@@ -83,9 +86,9 @@ impl Error {
             status: None,
             request_id: None,
             retry: Retry::Never,
+            retry_after: None,
             hints: Vec::new(),
             refused: false,
-            cancelled: false,
             source: None,
         }))
     }
@@ -97,11 +100,11 @@ impl Error {
         error
     }
 
-    /// The user stopped the run.
-    pub fn cancelled() -> Self {
-        let mut error = Self::new(Side::Local, "push", "the push was cancelled");
-        error.0.cancelled = true;
-        error
+    /// The same error as one of input that is refused before any network call.
+    #[must_use]
+    pub fn as_refused(mut self) -> Self {
+        self.0.refused = true;
+        self
     }
 
     /// Adds what the user can do about it. May be called several times; hints are shown in order.
@@ -136,6 +139,13 @@ impl Error {
     #[must_use]
     pub fn with_retry(mut self, retry: Retry) -> Self {
         self.0.retry = retry;
+        self
+    }
+
+    /// Adds the wait the service asks for (`Retry-After`).
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.0.retry_after = Some(wait);
         self
     }
 
@@ -181,6 +191,11 @@ impl Error {
         self.0.retry
     }
 
+    /// The wait the service asks for.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.0.retry_after
+    }
+
     /// What the user can do, in order of usefulness.
     pub fn hints(&self) -> &[String] {
         &self.0.hints
@@ -189,11 +204,6 @@ impl Error {
     /// True if the input was refused before any network call.
     pub fn is_refused(&self) -> bool {
         self.0.refused
-    }
-
-    /// True if the user stopped the run.
-    pub fn is_cancelled(&self) -> bool {
-        self.0.cancelled
     }
 }
 

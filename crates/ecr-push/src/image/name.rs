@@ -63,9 +63,7 @@ impl FromStr for RepositoryName {
                      or `/` between them"
                 )
             } else {
-                format!(
-                    "the repository name `{text}` is not allowed: it must have 2 to 256 characters"
-                )
+                format!("the repository name `{text}` is not allowed: it must have 2 to 256 characters")
             },
         );
         let corrected = correct_repository_name(text);
@@ -93,21 +91,11 @@ impl FromStr for Tag {
         let replaced: String = text
             .trim()
             .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || "._-".contains(c) {
-                    c
-                } else {
-                    '-'
-                }
-            })
+            .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' })
             .take(128)
             .collect();
         let corrected = replaced.trim_start_matches(['.', '-']);
-        Err(if is_tag(corrected) {
-            error.with_hint(format!("did you mean `{corrected}`?"))
-        } else {
-            error
-        })
+        Err(if is_tag(corrected) { error.with_hint(format!("did you mean `{corrected}`?")) } else { error })
     }
 }
 
@@ -134,9 +122,7 @@ impl FromStr for Region {
             && !normal.starts_with('-')
             && !normal.ends_with('-')
             && normal.contains('-')
-            && normal
-                .bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            && normal.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         if well_formed {
             return Ok(Self(normal));
         }
@@ -158,9 +144,7 @@ fn is_component(text: &str) -> bool {
     if !bytes.first().is_some_and(plain) || !bytes.last().is_some_and(plain) {
         return false;
     }
-    bytes
-        .split(plain)
-        .all(|joint| matches!(joint, b"" | b"." | b"_" | b"__") || joint.iter().all(|b| *b == b'-'))
+    bytes.split(plain).all(|joint| matches!(joint, b"" | b"." | b"_" | b"__") || joint.iter().all(|b| *b == b'-'))
 }
 
 fn correct_repository_name(text: &str) -> String {
@@ -168,37 +152,25 @@ fn correct_repository_name(text: &str) -> String {
         .trim()
         .to_lowercase()
         .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || "._-/".contains(c) {
-                c
-            } else {
-                '-'
-            }
-        })
+        .map(|c| if c.is_ascii_alphanumeric() || "._-/".contains(c) { c } else { '-' })
         .collect();
     let components = spaced.split('/').map(|component| {
         let mut out = String::new();
         for c in component.trim_matches(['.', '_', '-']).chars() {
-            let doubled = !c.is_ascii_alphanumeric()
-                && out.ends_with(|last: char| !last.is_ascii_alphanumeric());
+            let doubled = !c.is_ascii_alphanumeric() && out.ends_with(|last: char| !last.is_ascii_alphanumeric());
             if !doubled {
                 out.push(c);
             }
         }
         out
     });
-    components
-        .filter(|component| !component.is_empty())
-        .collect::<Vec<_>>()
-        .join("/")
+    components.filter(|component| !component.is_empty()).collect::<Vec<_>>().join("/")
 }
 
 fn is_tag(text: &str) -> bool {
     let head = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
     let mut bytes = text.bytes();
-    text.len() <= 128
-        && bytes.next().is_some_and(head)
-        && bytes.all(|b| head(b) || b == b'.' || b == b'-')
+    text.len() <= 128 && bytes.next().is_some_and(head) && bytes.all(|b| head(b) || b == b'.' || b == b'-')
 }
 
 #[cfg(test)]
@@ -207,34 +179,12 @@ mod tests {
 
     #[test]
     fn repository_names_follow_the_pattern_of_the_api_model() {
-        for good in [
-            "ab",
-            "a/b",
-            "team/app",
-            "a.b",
-            "a_b",
-            "a__b",
-            "a--b",
-            "0a",
-            "a---b/c.d",
-        ] {
+        for good in ["ab", "a/b", "team/app", "a.b", "a_b", "a__b", "a--b", "0a", "a---b/c.d"] {
             assert!(good.parse::<RepositoryName>().is_ok(), "{good}");
         }
-        for bad in [
-            "",
-            "a",
-            "A/b",
-            "team/",
-            "/team",
-            "a..b",
-            "a___b",
-            "-ab",
-            "ab-",
-            "a b",
-            "a//b",
-            "é/a",
-            &"a".repeat(257),
-        ] {
+        for bad in
+            ["", "a", "A/b", "team/", "/team", "a..b", "a___b", "-ab", "ab-", "a b", "a//b", "é/a", &"a".repeat(257)]
+        {
             assert!(bad.parse::<RepositoryName>().is_err(), "{bad}");
         }
     }
@@ -248,30 +198,16 @@ mod tests {
         ] {
             assert_eq!(bad.parse::<RepositoryName>().unwrap_err().hints(), [hint]);
         }
-        assert_eq!(
-            "feature/x+1".parse::<Tag>().unwrap_err().hints(),
-            ["did you mean `feature-x-1`?"]
-        );
+        assert_eq!("feature/x+1".parse::<Tag>().unwrap_err().hints(), ["did you mean `feature-x-1`?"]);
         assert_eq!("..".parse::<Tag>().unwrap_err().hints().len(), 0);
     }
 
     #[test]
     fn regions_are_understood_in_any_case_and_with_underscores() {
-        for (text, code) in [
-            ("us_west_2", "us-west-2"),
-            ("US-EAST-1", "us-east-1"),
-            ("xx-new-1", "xx-new-1"),
-        ] {
+        for (text, code) in [("us_west_2", "us-west-2"), ("US-EAST-1", "us-east-1"), ("xx-new-1", "xx-new-1")] {
             assert_eq!(text.parse::<Region>().unwrap().as_str(), code);
         }
-        for bad in [
-            "",
-            "useast1",
-            "us-east-1.evil.example",
-            "us east 1",
-            "-us-1",
-            "us-east-1/",
-        ] {
+        for bad in ["", "useast1", "us-east-1.evil.example", "us east 1", "-us-1", "us-east-1/"] {
             assert!(bad.parse::<Region>().is_err(), "{bad}");
         }
     }

@@ -29,16 +29,9 @@ impl Platform {
         };
         let variant = variant.filter(|v| !v.is_empty()).or(implied);
         let variant = variant.map(str::to_lowercase).filter(|variant| {
-            !matches!(
-                (architecture.as_str(), variant.as_str()),
-                ("arm64", "v8" | "8") | ("amd64", "v1")
-            )
+            !matches!((architecture.as_str(), variant.as_str()), ("arm64", "v8" | "8") | ("amd64", "v1"))
         });
-        Self {
-            os: os.to_lowercase(),
-            architecture,
-            variant,
-        }
+        Self { os: os.to_lowercase(), architecture, variant }
     }
 
     /// True if an image for `other` satisfies a wish for `self`: a wish without a variant takes any.
@@ -64,12 +57,8 @@ impl FromStr for Platform {
 
     fn from_str(text: &str) -> Result<Self> {
         let parts: Vec<&str> = text.split('/').collect();
-        let plain = |part: &&str| {
-            !part.is_empty()
-                && part
-                    .bytes()
-                    .all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
-        };
+        let plain =
+            |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
         if !(2..=3).contains(&parts.len()) || !parts.iter().all(plain) {
             return Err(Error::refused(
                 "parse platform",
@@ -96,14 +85,7 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), normal);
         }
-        for text in [
-            "",
-            "linux",
-            "linux/",
-            "/amd64",
-            "linux/arm/v7/x",
-            "linux/a b",
-        ] {
+        for text in ["", "linux", "linux/", "/amd64", "linux/arm/v7/x", "linux/a b"] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
     }
