@@ -6,6 +6,7 @@
 
 pub mod compress;
 pub mod error;
+pub mod http;
 pub mod image;
 
 pub use error::{Error, Result};

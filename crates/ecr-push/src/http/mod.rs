@@ -1,0 +1,156 @@
+//! The one HTTP client: AWS API, registry and instance metadata all go through it.
+//!
+//! One client means one place for CA files, proxy, `--connect-to` and time-outs, so that a corporate proxy which works
+//! for the token also works for the blobs. It reads no environment: the request feeds it.
+
+mod certificates;
+mod connect_to;
+mod error;
+mod proxy;
+mod smithy;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
+
+use crate::error::{Error, Result, Side};
+
+pub use connect_to::ConnectTo;
+pub use error::transport_error;
+pub use proxy::{ProxySettings, is_metadata_host};
+
+pub(crate) use error::connection_sentence;
+
+/// Name resolution, TCP and TLS together.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Longer than any pause of ours, shorter than the idle limit of common NAT gateways (350 s on AWS).
+const TCP_KEEPALIVE: Duration = Duration::from_secs(45);
+
+/// What the client needs to know; filled by the command line.
+#[derive(Clone, Debug, Default)]
+pub struct HttpSettings {
+    /// PEM files whose certificates are trusted besides the system's roots (`--ca-bundle`, `AWS_CA_BUNDLE`).
+    pub ca_files: Vec<PathBuf>,
+    /// Proxies and the hosts that go around them.
+    pub proxy: ProxySettings,
+    /// Hosts that are reached at another address.
+    pub connect_to: Vec<ConnectTo>,
+    /// The `User-Agent` of registry requests; `ecr-push/VERSION` if unset. The AWS SDK sends its own.
+    pub user_agent: Option<String>,
+}
+
+/// The client. Clones share connections.
+#[derive(Clone)]
+pub struct Http {
+    client: reqwest::Client,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    recipe: Recipe,
+    /// Clients with another connect time-out, which reqwest sets per client only; instance metadata needs a short one.
+    by_connect_timeout: Mutex<HashMap<Duration, reqwest::Client>>,
+}
+
+/// Everything checked and read once, from which a client is built.
+struct Recipe {
+    certificates: Vec<reqwest::Certificate>,
+    proxy: proxy::ProxyRules,
+    connect_to: Vec<ConnectTo>,
+    user_agent: String,
+}
+
+impl Http {
+    /// Reads the CA files and checks the settings. A bad proxy URL, an unreadable or empty CA file, or a
+    /// `--connect-to` that cannot be honoured is refused.
+    pub fn new(settings: &HttpSettings) -> Result<Self> {
+        let default_agent = concat!("ecr-push/", env!("CARGO_PKG_VERSION")).to_owned();
+        let recipe = Recipe {
+            certificates: certificates::read(&settings.ca_files)?,
+            proxy: proxy::ProxyRules::new(&settings.proxy, &settings.connect_to)?,
+            connect_to: connect_to::checked(&settings.connect_to)?,
+            user_agent: settings.user_agent.clone().unwrap_or(default_agent),
+        };
+        Ok(Self {
+            client: recipe.build(CONNECT_TIMEOUT)?,
+            shared: Arc::new(Shared { recipe, by_connect_timeout: Mutex::default() }),
+        })
+    }
+
+    /// The client itself. It has no total time-out, because uploads are long: callers set one per request.
+    pub fn client(&self) -> &reqwest::Client {
+        &self.client
+    }
+
+    /// The same client as the AWS SDK wants it.
+    pub fn smithy(&self) -> SharedHttpClient {
+        SharedHttpClient::new(smithy::Adapter::new(self.clone()))
+    }
+
+    fn with_connect_timeout(&self, timeout: Option<Duration>) -> Result<reqwest::Client> {
+        let timeout = timeout.unwrap_or(CONNECT_TIMEOUT);
+        if timeout == CONNECT_TIMEOUT {
+            return Ok(self.client.clone());
+        }
+        let mut known = self.shared.by_connect_timeout.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = known.get(&timeout) {
+            return Ok(client.clone());
+        }
+        let client = self.shared.recipe.build(timeout)?;
+        known.insert(timeout, client.clone());
+        Ok(client)
+    }
+}
+
+impl fmt::Debug for Http {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Http").field("proxy", &self.shared.recipe.proxy).finish_non_exhaustive()
+    }
+}
+
+impl Recipe {
+    fn build(&self, connect_timeout: Duration) -> Result<reqwest::Client> {
+        let builder = || {
+            reqwest::Client::builder()
+                .http1_only()
+                .redirect(reqwest::redirect::Policy::none())
+                // reqwest replays requests on its own otherwise; our bodies and budgets are not its business.
+                .retry(reqwest::retry::never())
+                .referer(false)
+                .user_agent(&self.user_agent)
+                .connect_timeout(connect_timeout)
+                .tcp_keepalive(TCP_KEEPALIVE)
+                // Turns off the client's own look at the environment.
+                .no_proxy()
+                .proxy(self.proxy.clone().into_reqwest())
+                .dns_resolver(connect_to::Resolver::new(&self.connect_to))
+        };
+        let merged = builder().tls_certs_merge(self.certificates.iter().cloned()).build();
+        match merged {
+            Ok(client) => Ok(client),
+            // A machine without any CA certificate (an empty chroot, a container FROM scratch) can still speak plain
+            // HTTP to loopback. HTTPS then fails with an unknown issuer, which names `--ca-bundle`.
+            Err(_) if self.certificates.is_empty() => {
+                builder().tls_certs_only([]).build().map_err(|error| build_error(&error))
+            }
+            Err(error) => Err(build_error(&error)),
+        }
+    }
+}
+
+fn build_error(error: &reqwest::Error) -> Error {
+    Error::new(
+        Side::Local,
+        "set up the HTTP client",
+        format!("the HTTP client cannot be set up: {}", error::innermost(error)),
+    )
+    .with_hint("a CA file may hold a certificate that cannot be understood: check `--ca-bundle`")
+}
+
+#[cfg(test)]
+mod tests;
