@@ -1,0 +1,169 @@
+//! What the AWS SDK finds in its surroundings: environment, profile files, container and instance metadata.
+//!
+//! The only file of the library that lets anything read the environment. It builds the SDK's own providers, so that every
+//! variable and profile key means what it means elsewhere (ecr-facts 7.1), on our HTTP client.
+
+use std::time::Duration;
+
+use aws_config::BehaviorVersion;
+use aws_config::ecs::EcsCredentialsProvider;
+use aws_config::environment::EnvironmentVariableCredentialsProvider;
+use aws_config::imds;
+use aws_config::imds::credentials::ImdsCredentialsProvider;
+use aws_config::meta::region::ProvideRegion;
+use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
+use aws_config::provider_config::ProviderConfig;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_config::web_identity_token::WebIdentityTokenCredentialsProvider;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_types::SdkConfig;
+use aws_types::os_shim_internal::{Env, Fs};
+use aws_types::service_config::ServiceConfigKey;
+use secrecy::ExposeSecret;
+
+use super::credentials::{INSTANCE_METADATA, Source};
+use super::settings::AwsSettings;
+use crate::error::{Error, Result};
+use crate::http::Http;
+use crate::image::Region;
+
+/// The whole look at the instance metadata for the region.
+const METADATA_REGION_LIMIT: Duration = Duration::from_secs(1);
+
+pub(super) struct Ambient {
+    config: ProviderConfig,
+    /// The SDK's clock, sleep and general settings, to build clients from.
+    pub(super) sdk: SdkConfig,
+    metadata: imds::Client,
+    metadata_disabled: bool,
+    /// The region in the profile, as written.
+    pub(super) profile_region: Option<String>,
+    /// The profiles there are, for the hint about an unknown one.
+    pub(super) profiles: Vec<String>,
+    /// The profile's or the environment's own idea of the ECR endpoint.
+    pub(super) endpoint_ecr: Option<String>,
+    /// The same of STS.
+    pub(super) endpoint_sts: Option<String>,
+}
+
+impl Ambient {
+    /// Reads profile files and endpoint settings; no network.
+    pub(super) async fn read(http: &Http, settings: &AwsSettings) -> Result<Self> {
+        let config = ProviderConfig::without_region()
+            .with_http_client(http.smithy())
+            .with_behavior_version(Some(BehaviorVersion::latest()))
+            .with_retry_config(RetryConfig::standard().with_max_attempts(3))
+            .with_timeout_config(time_outs())
+            .with_use_fips(Some(settings.fips))
+            .with_use_dual_stack(Some(settings.dual_stack));
+
+        let mut region = ProfileFileRegionProvider::builder().configure(&config);
+        let mut loader = aws_config::defaults(BehaviorVersion::latest())
+            .http_client(http.smithy())
+            // Both are found by us; without these lines the loader would look for them now.
+            .region(aws_types::region::Region::from_static("us-east-1"))
+            .no_credentials();
+        if let Some(profile) = &settings.profile {
+            region = region.profile_name(profile);
+            loader = loader.profile_name(profile);
+        }
+        let sdk = loader.load().await;
+        let endpoint = |service| {
+            let key = ServiceConfigKey::builder()
+                .service_id(service)
+                .env("AWS_ENDPOINT_URL")
+                .profile("endpoint_url")
+                .build()
+                .ok()?;
+            sdk.service_config()?.load_config(key)
+        };
+        // A file that cannot be read is told by the credentials provider, with its reason.
+        let mut profiles: Vec<String> = aws_config::profile::load(&Fs::real(), &Env::real(), &Default::default(), None)
+            .await
+            .map(|set| set.profiles().map(str::to_owned).collect())
+            .unwrap_or_default();
+        profiles.sort();
+
+        let mut metadata = imds::Client::builder()
+            .configure(&config)
+            .max_attempts(2)
+            .connect_timeout(Duration::from_secs(1))
+            .read_timeout(Duration::from_secs(1));
+        if let Some(endpoint) = &settings.metadata_endpoint {
+            metadata = metadata.endpoint(endpoint).map_err(|error| {
+                Error::refused(
+                    "find the instance metadata",
+                    format!("the metadata endpoint `{endpoint}` is not a URL: {error}"),
+                )
+            })?;
+        }
+        Ok(Self {
+            metadata: metadata.build(),
+            metadata_disabled: Env::real()
+                .get("AWS_EC2_METADATA_DISABLED")
+                .is_ok_and(|value| value.eq_ignore_ascii_case("true")),
+            profile_region: region.build().region().await.map(|region| region.as_ref().to_owned()),
+            profiles,
+            endpoint_ecr: endpoint("ECR"),
+            endpoint_sts: endpoint("STS"),
+            config,
+            sdk,
+        })
+    }
+
+    /// The region of this machine, or why it is not known.
+    pub(super) async fn metadata_region(&self) -> std::result::Result<String, String> {
+        if self.metadata_disabled {
+            return Err("switched off by AWS_EC2_METADATA_DISABLED".to_owned());
+        }
+        let asked = self.metadata.get("/latest/meta-data/placement/region");
+        match tokio::time::timeout(METADATA_REGION_LIMIT, asked).await {
+            Ok(Ok(region)) => Ok(region.as_ref().trim().to_owned()),
+            Ok(Err(error)) => Err(super::failure::reason(&error)),
+            Err(_) => Err("no answer within 1 s: not on EC2, or hop limit 1 in a container".to_owned()),
+        }
+    }
+
+    /// The credential sources in the order they are tried. One that the user named stands alone.
+    pub(super) fn sources(&self, settings: &AwsSettings, region: &Region) -> Vec<Source> {
+        let region = aws_types::region::Region::new(region.to_string());
+        let config = self.config.clone().with_region(Some(region));
+        if let Some(keys) = &settings.explicit_keys {
+            let token = keys.session_token.as_ref();
+            let fixed = Credentials::new(
+                &keys.access_key_id,
+                keys.secret_access_key.expose_secret(),
+                token.map(|token| token.expose_secret().to_owned()),
+                None,
+                "explicit keys",
+            );
+            return vec![Source::new(&keys.origin, SharedCredentialsProvider::new(fixed))];
+        }
+        let profile = ProfileFileCredentialsProvider::builder().configure(&config);
+        if let Some(name) = &settings.profile {
+            let provider = profile.profile_name(name).build();
+            return vec![Source::new(&format!("profile `{name}`"), SharedCredentialsProvider::new(provider))];
+        }
+        let web_identity = WebIdentityTokenCredentialsProvider::builder().configure(&config);
+        let container = EcsCredentialsProvider::builder().configure(&config);
+        let instance = ImdsCredentialsProvider::builder().configure(&config).imds_client(self.metadata.clone());
+        vec![
+            Source::new("environment", SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new())),
+            Source::new("profile files", SharedCredentialsProvider::new(profile.build())),
+            Source::new("web identity", SharedCredentialsProvider::new(web_identity.build())),
+            Source::new("container", SharedCredentialsProvider::new(container.build())),
+            Source::new(INSTANCE_METADATA, SharedCredentialsProvider::new(instance.build())),
+        ]
+    }
+}
+
+/// For calls with small bodies: none may hang. The last limit is for all attempts together.
+pub(super) fn time_outs() -> TimeoutConfig {
+    TimeoutConfig::builder()
+        .connect_timeout(crate::http::CONNECT_TIMEOUT)
+        .read_timeout(Duration::from_secs(15))
+        .operation_timeout(Duration::from_secs(60))
+        .build()
+}

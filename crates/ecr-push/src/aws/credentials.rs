@@ -1,0 +1,270 @@
+//! Choosing the credentials: the first source that has any, the role taken on with them, and the account of it for people.
+//!
+//! The order and the rules are the SDK's: a source that has nothing is skipped, a source that fails stops the search, so
+//! that a broken profile never turns into the rights of the machine. Later renewals stay with the source once chosen.
+
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use aws_config::sts::AssumeRoleProvider;
+use aws_credential_types::Credentials;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_types::SdkConfig;
+
+use super::failure::{self, reason};
+use super::settings::{AwsSettings, RoleSettings, last_four};
+use crate::error::{Error, Result, Side};
+
+const OPERATION: &str = "find credentials";
+pub(super) const INSTANCE_METADATA: &str = "instance metadata";
+const DEFAULT_SESSION: &str = "ecr-push";
+
+/// One place credentials may come from.
+pub(super) struct Source {
+    name: String,
+    provider: SharedCredentialsProvider,
+}
+
+impl Source {
+    pub(super) fn new(name: &str, provider: SharedCredentialsProvider) -> Self {
+        Self { name: name.to_owned(), provider }
+    }
+}
+
+/// The outcome of the search.
+#[derive(Debug)]
+pub(super) struct Chosen {
+    /// For people, without secrets: `environment (key …MPLE)`.
+    pub(super) description: String,
+    /// Each source skipped, with its reason.
+    pub(super) skipped: Vec<String>,
+    pub(super) provider: SharedCredentialsProvider,
+}
+
+/// The first source that has credentials.
+pub(super) async fn choose(sources: Vec<Source>, settings: &AwsSettings, known_profiles: &[String]) -> Result<Chosen> {
+    let mut skipped = Vec::new();
+    for source in sources {
+        match source.provider.provide_credentials().await {
+            Ok(first) => {
+                return Ok(Chosen {
+                    description: describe(&source.name, &first),
+                    skipped,
+                    provider: SharedCredentialsProvider::new(First::new(first, source.provider)),
+                });
+            }
+            Err(error) if is_skipped(&source.name, &error) => {
+                let reason = why_skipped(&source.name, &error);
+                tracing::debug!(source = source.name, reason, "no credentials");
+                skipped.push(format!("{}: {reason}", source.name));
+            }
+            Err(error) => {
+                let error = failure::credentials_failure(OPERATION, &source.name, &error);
+                return Err(with_skipped(error, &skipped));
+            }
+        }
+    }
+    Err(none_found(settings, &skipped, known_profiles))
+}
+
+/// Takes on the role with the chosen credentials. Once, at once: a role that cannot be had must not be found out later.
+pub(super) async fn assume(role: &RoleSettings, base: Chosen, sts: &SdkConfig) -> Result<Chosen> {
+    let session = role.session_name.as_deref().unwrap_or(DEFAULT_SESSION);
+    let mut builder = AssumeRoleProvider::builder(&role.arn).session_name(session).configure(sts);
+    if let Some(id) = &role.external_id {
+        builder = builder.external_id(id);
+    }
+    if let Some(duration) = role.duration {
+        builder = builder.session_length(duration);
+    }
+    let provider = SharedCredentialsProvider::new(builder.build_from_provider(base.provider).await);
+    match provider.provide_credentials().await {
+        Ok(first) => Ok(Chosen {
+            description: format!("role {} (assumed with {})", role.arn, base.description),
+            skipped: base.skipped,
+            provider: SharedCredentialsProvider::new(First::new(first, provider)),
+        }),
+        Err(error) => Err(failure::role_failure(&role.arn, &base.description, &error)),
+    }
+}
+
+fn describe(source: &str, credentials: &Credentials) -> String {
+    format!("{source} (key {})", last_four(credentials.access_key_id()))
+}
+
+/// Nobody configures the instance metadata, and nothing comes after it: whatever it says, there are no credentials. Many
+/// sandboxes and clouds answer on its address with a 403 of their own.
+fn is_skipped(source: &str, error: &CredentialsError) -> bool {
+    matches!(error, CredentialsError::CredentialsNotLoaded(_)) || source == INSTANCE_METADATA
+}
+
+/// The SDK's own words are too short for some of the sources.
+fn why_skipped(source: &str, error: &CredentialsError) -> String {
+    let bare = std::error::Error::source(error).is_none();
+    match source {
+        "profile files" if bare => {
+            "no credentials in ~/.aws/config and ~/.aws/credentials (profile `default`, or AWS_PROFILE)".to_owned()
+        }
+        profile if bare => format!("{profile} holds none"),
+        "environment" => "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not both set".to_owned(),
+        "container" => {
+            "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set".to_owned()
+        }
+        INSTANCE_METADATA => {
+            format!("{} (not on EC2, no role on the instance, or hop limit 1 in a container)", reason(error))
+        }
+        _ => reason(error),
+    }
+}
+
+fn with_skipped(error: Error, skipped: &[String]) -> Error {
+    if skipped.is_empty() {
+        return error;
+    }
+    error.with_hint(format!("skipped before it: {}", skipped.join("; ")))
+}
+
+fn none_found(settings: &AwsSettings, skipped: &[String], known_profiles: &[String]) -> Error {
+    let Some(profile) = &settings.profile else {
+        let error = Error::new(Side::Credentials, OPERATION, "no AWS credentials were found")
+            .with_hint("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with --profile");
+        return skipped.iter().fold(error, |error, line| error.with_hint(format!("skipped {line}")));
+    };
+    let known = known_profiles.iter().any(|name| name == profile);
+    if known {
+        return Error::new(Side::Credentials, OPERATION, format!("the profile `{profile}` gives no credentials"))
+            .with_hint(skipped.join("; "));
+    }
+    let list = match known_profiles {
+        [] => "there are no profiles in the AWS configuration files".to_owned(),
+        names => format!("the profiles here are: {}", names.join(", ")),
+    };
+    Error::new(Side::Credentials, OPERATION, format!("there is no profile `{profile}`")).with_hint(list)
+}
+
+/// Gives the credentials already at hand first, then asks the source again. Saves the second of two calls to STS, and
+/// leaves renewal to the SDK's cache.
+struct First {
+    first: Mutex<Option<Credentials>>,
+    then: SharedCredentialsProvider,
+}
+
+impl First {
+    fn new(first: Credentials, then: SharedCredentialsProvider) -> Self {
+        Self { first: Mutex::new(Some(first)), then }
+    }
+}
+
+impl fmt::Debug for First {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("First")
+    }
+}
+
+impl ProvideCredentials for First {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        let ready = self.first.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match ready {
+            Some(credentials) => future::ProvideCredentials::ready(Ok(credentials)),
+            None => self.then.provide_credentials(),
+        }
+    }
+
+    fn fallback_on_interrupt(&self) -> Option<Credentials> {
+        self.then.fallback_on_interrupt()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use aws_credential_types::provider;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    #[derive(Debug)]
+    struct Fake(fn() -> provider::Result, Arc<AtomicU32>);
+
+    impl ProvideCredentials for Fake {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            future::ProvideCredentials::ready((self.0)())
+        }
+    }
+
+    fn source(name: &str, calls: &Arc<AtomicU32>, answer: fn() -> provider::Result) -> Source {
+        Source::new(name, SharedCredentialsProvider::new(Fake(answer, Arc::clone(calls))))
+    }
+
+    fn nothing() -> provider::Result {
+        Err(CredentialsError::not_loaded("nothing here"))
+    }
+
+    fn broken() -> provider::Result {
+        Err(CredentialsError::invalid_configuration("the file is damaged"))
+    }
+
+    fn keys() -> provider::Result {
+        Ok(Credentials::new("AKIAIOSFODNN7EXAMPLE", "geheim", None, None, "test"))
+    }
+
+    #[tokio::test]
+    async fn the_first_source_that_has_credentials_wins_and_is_asked_again_for_renewal() {
+        let calls = Arc::default();
+        let settings = AwsSettings::default();
+        let sources = vec![source("profile files", &calls, nothing), source("web identity", &calls, keys)];
+        let chosen = choose(sources, &settings, &[]).await.unwrap();
+        assert_eq!(chosen.description, "web identity (key …MPLE)");
+        assert_eq!(chosen.skipped, ["profile files: nothing here"]);
+        assert!(!format!("{chosen:?}").contains("geheim"));
+        for expected in [2, 3] {
+            chosen.provider.provide_credentials().await.unwrap();
+            assert_eq!(calls.load(Ordering::SeqCst), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_that_fails_stops_the_search() {
+        let (calls, unused) = (Arc::default(), Arc::default());
+        let sources = vec![
+            source("environment", &calls, nothing),
+            source("profile files", &calls, broken),
+            source("instance metadata", &unused, keys),
+        ];
+        let error = choose(sources, &AwsSettings::default(), &[]).await.unwrap_err();
+        assert_eq!(error.side(), Side::Credentials);
+        assert!(error.message().contains("profile files"), "{error}");
+        assert!(error.message().contains("the file is damaged"), "{error}");
+        assert!(error.hints()[0].contains("AWS_ACCESS_KEY_ID"));
+        assert_eq!(unused.load(Ordering::SeqCst), 0);
+    }
+
+    #[tokio::test]
+    async fn without_credentials_each_source_is_listed_with_its_reason() {
+        let calls = Arc::default();
+        let sources = ["environment", "profile files", "web identity", "container", "instance metadata"]
+            .map(|name| source(name, &calls, nothing));
+        let error = choose(sources.into(), &AwsSettings::default(), &[]).await.unwrap_err();
+        assert_eq!(error.hints().len(), 6);
+        assert!(error.hints()[5].starts_with("skipped instance metadata: nothing here"));
+    }
+
+    #[tokio::test]
+    async fn an_unknown_profile_is_told_with_those_there_are() {
+        let settings = AwsSettings { profile: Some("prod".into()), ..AwsSettings::default() };
+        let calls = Arc::default();
+        let sources = || vec![source("profile `prod`", &calls, nothing)];
+        let error = choose(sources(), &settings, &["default".into(), "production".into()]).await.unwrap_err();
+        assert_eq!(error.message(), "there is no profile `prod`");
+        assert_eq!(error.hints(), ["the profiles here are: default, production"]);
+        let error = choose(sources(), &settings, &["prod".into()]).await.unwrap_err();
+        assert!(error.message().contains("gives no credentials"));
+    }
+}

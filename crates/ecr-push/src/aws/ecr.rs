@@ -1,0 +1,248 @@
+//! The ECR API, as far as a push needs it, and the one question to STS.
+
+use std::fmt;
+use std::time::Duration;
+
+use aws_config::identity::IdentityCache;
+use aws_config::retry::RetryConfig;
+use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
+use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryAction};
+use aws_types::SdkConfig;
+use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
+
+use super::ambient::{Ambient, time_outs};
+use super::credentials::{self, Chosen};
+use super::denial::Target;
+use super::failure::{self, Call};
+use super::hosts;
+use super::region::{self, RegionSource};
+use super::settings::{AwsSettings, check_endpoint};
+use crate::error::{Error, Result, Retry, Side};
+use crate::http::Http;
+use crate::image::{AccountId, Region, RepositoryName};
+
+/// Modest: a CI job should hear about an outage while someone is looking.
+const ATTEMPTS: u32 = 4;
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+const CREDENTIALS_LIMIT: Duration = Duration::from_secs(60);
+
+/// Who we are is nice to know, never worth waiting for.
+const IDENTITY_LIMIT: Duration = Duration::from_secs(2);
+
+/// A connection to ECR in one region with one set of credentials. Clones share both.
+#[derive(Clone)]
+pub struct EcrApi {
+    pub(super) client: aws_sdk_ecr::Client,
+    sts: aws_sdk_sts::Client,
+    region: Region,
+    region_source: RegionSource,
+    credentials: String,
+    skipped: Vec<String>,
+    endpoint: Option<String>,
+    fips: bool,
+    dual_stack: bool,
+}
+
+/// Who the credentials belong to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The account.
+    pub account: AccountId,
+    /// The user or assumed role.
+    pub arn: String,
+}
+
+impl EcrApi {
+    /// Finds region and credentials. Speaks to nobody but the sources of these (files, metadata, STS).
+    pub async fn connect(http: &Http, settings: &AwsSettings) -> Result<Self> {
+        settings.check()?;
+        let ambient = Ambient::read(http, settings).await?;
+        let endpoints = Endpoints::find(settings, &ambient)?;
+        let (region, region_source) = region::find(settings, &ambient).await?;
+        tracing::debug!(%region, from = %region_source, "region");
+
+        let shared = shared_config(&ambient, settings, &region);
+        let sources = ambient.sources(settings, &region);
+        let mut chosen = credentials::choose(sources, settings, &ambient.profiles).await?;
+        if let Some(role) = &settings.role {
+            let sts = for_service(&shared, endpoints.sts.as_deref(), &chosen);
+            chosen = credentials::assume(role, chosen, &sts).await?;
+        }
+        tracing::debug!(source = chosen.description, "credentials");
+
+        let ecr = for_service(&shared, endpoints.ecr.as_deref(), &chosen);
+        let ecr = aws_sdk_ecr::config::Builder::from(&ecr).retry_classifier(ThrottleException);
+        let sts = for_service(&shared, endpoints.sts.as_deref(), &chosen);
+        Ok(Self {
+            client: aws_sdk_ecr::Client::from_conf(ecr.build()),
+            sts: aws_sdk_sts::Client::new(&sts),
+            region,
+            region_source,
+            credentials: chosen.description,
+            skipped: chosen.skipped,
+            endpoint: endpoints.ecr,
+            fips: settings.fips,
+            dual_stack: settings.dual_stack,
+        })
+    }
+
+    /// The region.
+    pub fn region(&self) -> &Region {
+        &self.region
+    }
+
+    /// Where the region came from.
+    pub fn region_source(&self) -> &RegionSource {
+        &self.region_source
+    }
+
+    /// Which credentials are used, without secrets: `environment (key …MPLE)`.
+    pub fn credential_source(&self) -> String {
+        self.credentials.clone()
+    }
+
+    /// The credential sources tried before, each with the reason it was skipped.
+    pub fn skipped_sources(&self) -> &[String] {
+        &self.skipped
+    }
+
+    /// Is the API somewhere else than AWS has it? Then the registry address is `proxyEndpoint` verbatim.
+    pub fn endpoint_overridden(&self) -> bool {
+        self.endpoint.is_some()
+    }
+
+    /// The host of the API, for people.
+    pub fn api_host(&self) -> String {
+        let given = self.endpoint.as_deref().and_then(|url| url.split("//").nth(1));
+        match given {
+            Some(host) => host.trim_end_matches('/').to_owned(),
+            None => hosts::api_host(&self.region, self.fips, self.dual_stack),
+        }
+    }
+
+    /// Who we are. Regional STS, two seconds; callers treat a failure as "not known".
+    pub async fn caller_identity(&self) -> Result<Identity> {
+        const OPERATION: &str = "sts:GetCallerIdentity";
+        let failed = |text: &str| Error::new(Side::Credentials, OPERATION, text).with_retry(Retry::Never);
+        let asked = self.sts.get_caller_identity().send();
+        let answer = tokio::time::timeout(IDENTITY_LIMIT, asked)
+            .await
+            .map_err(|_| failed("STS did not answer within two seconds"))?
+            .map_err(|error| failure::map(&self.call(OPERATION, None, None), &error))?;
+        Ok(Identity {
+            account: answer.account().unwrap_or_default().parse()?,
+            arn: answer.arn().unwrap_or_default().to_owned(),
+        })
+    }
+
+    pub(super) fn call<'a>(
+        &'a self,
+        operation: &'a str,
+        account: Option<&AccountId>,
+        repository: Option<&RepositoryName>,
+    ) -> Call<'a> {
+        Call {
+            operation,
+            service: match operation.starts_with("sts:") {
+                true => "STS".to_owned(),
+                false => self.api_host(),
+            },
+            credentials: &self.credentials,
+            target: Target { region: self.region.clone(), account: account.cloned(), repository: repository.cloned() },
+        }
+    }
+}
+
+impl fmt::Debug for EcrApi {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EcrApi")
+            .field("region", &self.region)
+            .field("credentials", &self.credentials)
+            .field("endpoint", &self.endpoint)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Where the services are, if not where AWS has them.
+struct Endpoints {
+    ecr: Option<String>,
+    sts: Option<String>,
+}
+
+impl Endpoints {
+    /// Flag, environment, profile. A profile's are checked only here, the others again.
+    fn find(settings: &AwsSettings, ambient: &Ambient) -> Result<Self> {
+        let first = |places: &[&Option<String>]| {
+            let mut urls = places.iter().filter_map(|place| place.as_deref());
+            urls.find(|url| !url.is_empty()).map(str::to_owned)
+        };
+        let found = Self {
+            ecr: first(&[&settings.endpoint_url, &settings.endpoint_url_ecr, &ambient.endpoint_ecr]),
+            sts: first(&[&settings.endpoint_url_sts, &ambient.endpoint_sts]),
+        };
+        for url in [&found.ecr, &found.sts].into_iter().flatten() {
+            check_endpoint(url)?;
+        }
+        settings.check_override(found.ecr.is_some() || found.sts.is_some())?;
+        Ok(found)
+    }
+}
+
+/// The common settings with one service's endpoint and the credentials.
+fn for_service(shared: &SdkConfig, endpoint: Option<&str>, chosen: &Chosen) -> SdkConfig {
+    let mut builder = shared.to_builder();
+    builder.set_endpoint_url(endpoint.map(str::to_owned));
+    builder.credentials_provider(chosen.provider.clone()).build()
+}
+
+/// What ECR and STS clients have in common. Region, endpoint and credentials come from us alone.
+fn shared_config(ambient: &Ambient, settings: &AwsSettings, region: &Region) -> SdkConfig {
+    ambient
+        .sdk
+        .to_builder()
+        .service_config(Nothing)
+        .region(aws_types::region::Region::new(region.to_string()))
+        .use_fips(settings.fips)
+        .use_dual_stack(settings.dual_stack)
+        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(LONGEST_WAIT))
+        .timeout_config(time_outs())
+        // Our own client has time limits, and says which host broke them.
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        // Renews temporary credentials before they expire. A credential process or SSO may take its time.
+        .identity_cache(IdentityCache::lazy().load_timeout(CREDENTIALS_LIMIT).build())
+        .build()
+}
+
+/// No look-up of endpoints behind our back: they are chosen in `connect`.
+#[derive(Debug)]
+struct Nothing;
+
+impl LoadServiceConfig for Nothing {
+    fn load_config(&self, _key: ServiceConfigKey<'_>) -> Option<String> {
+        None
+    }
+}
+
+/// The SDK's list of throttling codes lacks the name in ECR's user guide (ecr-facts 7.3).
+#[derive(Debug)]
+struct ThrottleException;
+
+impl ClassifyRetry for ThrottleException {
+    fn classify_retry(&self, context: &InterceptorContext) -> RetryAction {
+        let throttled = context.response().is_some_and(|response| {
+            let body = response.body().bytes().unwrap_or_default();
+            !response.status().is_success()
+                && failure::code_in_body(&String::from_utf8_lossy(body)).is_some_and(|code| code == "ThrottleException")
+        });
+        match throttled {
+            true => RetryAction::throttling_error(),
+            false => RetryAction::NoActionIndicated,
+        }
+    }
+
+    fn name(&self) -> &'static str {
+        "ecr-push: ThrottleException"
+    }
+}

@@ -1,0 +1,307 @@
+//! From an SDK error to ours.
+//!
+//! The service's code decides, then the status (ecr-facts 2.1: statuses of the JSON API are unreliable). Proxies, gateways and
+//! moto answer with XML or HTML where AWS sends JSON; the code is then read from the raw body.
+
+use std::error::Error as StdError;
+
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_sts::operation::assume_role::AssumeRoleError;
+use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
+use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
+use aws_smithy_runtime_api::client::result::{ConnectorError, SdkError};
+use aws_smithy_types::error::metadata::ProvideErrorMetadata;
+
+use super::denial::{self, Target};
+use crate::error::{Error, Retry, Side};
+use crate::http::{connection_sentence, transport_error};
+
+/// What the service said.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Answer {
+    pub(super) code: Option<String>,
+    pub(super) message: Option<String>,
+    pub(super) status: Option<u16>,
+    pub(super) request_id: Option<String>,
+}
+
+impl Answer {
+    /// The SDK's reading first, the raw body where that is empty.
+    pub(super) fn of<E: ProvideErrorMetadata>(error: &SdkError<E, HttpResponse>) -> Self {
+        let meta = error.as_service_error().map(ProvideErrorMetadata::meta);
+        let Some(raw) = error.raw_response() else {
+            return Self::default();
+        };
+        let body = String::from_utf8_lossy(raw.body().bytes().unwrap_or_default());
+        let header = |name: &str| raw.headers().get(name).map(str::to_owned);
+        let known = |text: Option<&str>| text.filter(|text| !text.is_empty()).map(str::to_owned);
+        Self {
+            code: known(meta.and_then(|meta| meta.code())).or_else(|| code_in_body(&body)),
+            message: known(meta.and_then(|meta| meta.message())).or_else(|| message_in_body(&body)),
+            status: Some(raw.status().as_u16()),
+            request_id: header("x-amzn-requestid")
+                .or_else(|| header("x-amz-request-id"))
+                .or_else(|| element(&body, "RequestId")),
+        }
+    }
+
+    fn add_to(self, mut error: Error) -> Error {
+        if let Some(code) = self.code {
+            error = error.with_code(code);
+        }
+        if let Some(status) = self.status {
+            error = error.with_status(status);
+        }
+        if let Some(id) = self.request_id {
+            error = error.with_request_id(id);
+        }
+        error
+    }
+}
+
+/// Where the call went and with what, for the sentence.
+pub(super) struct Call<'a> {
+    /// Such as `ecr:GetAuthorizationToken`.
+    pub(super) operation: &'a str,
+    /// The service's host, or its name.
+    pub(super) service: String,
+    /// The description of the credentials.
+    pub(super) credentials: &'a str,
+    pub(super) target: Target,
+}
+
+/// The SDK's error as ours.
+pub(super) fn map<E>(call: &Call<'_>, error: &SdkError<E, HttpResponse>) -> Error
+where
+    E: ProvideErrorMetadata + StdError + 'static,
+{
+    if error.raw_response().is_some() {
+        return answered(call, Answer::of(error));
+    }
+    if matches!(error, SdkError::TimeoutError(_)) {
+        return Error::new(
+            Side::Destination,
+            call.operation,
+            format!("{} got no answer from {} in time", call.operation, call.service),
+        )
+        .with_retry(Retry::Backoff);
+    }
+    unanswered(call, error)
+}
+
+fn answered(call: &Call<'_>, answer: Answer) -> Error {
+    let code = answer.code.clone().unwrap_or_default();
+    let text = answer.message.clone().unwrap_or_default();
+    if let Some(error) = denial::credential_error(call.operation, &code, &text, call.credentials) {
+        return answer.add_to(error);
+    }
+    if is_denial(&code, answer.status) && !text.is_empty() {
+        return answer.add_to(denial::denial_error(call.operation, &text, &call.target));
+    }
+    let status = answer.status.unwrap_or_default();
+    let retry = verdict(&code, status);
+    let message = match (code.is_empty(), text.is_empty()) {
+        (_, false) => format!("{} failed: {text}", call.operation),
+        (false, true) => format!("{} failed with {code}", call.operation),
+        (true, true) => format!("{} failed with HTTP status {status} and no reason", call.operation),
+    };
+    let mut error = Error::new(Side::Destination, call.operation, message).with_retry(retry);
+    if code.is_empty() && status == 403 {
+        error = error.with_hint("AWS always says why: a proxy or firewall may have answered in its place");
+    }
+    answer.add_to(error)
+}
+
+fn is_denial(code: &str, status: Option<u16>) -> bool {
+    match code {
+        "" => status == Some(403),
+        code => code.starts_with("AccessDenied") || code == "UnauthorizedOperation",
+    }
+}
+
+fn verdict(code: &str, status: u16) -> Retry {
+    if is_throttling(code) || status == 429 {
+        return Retry::Throttled;
+    }
+    let passing = matches!(
+        code,
+        "ServerException" | "ServiceUnavailable" | "InternalFailure" | "InternalServerError" | "RequestTimeout"
+    );
+    if passing || status >= 500 {
+        return Retry::Backoff;
+    }
+    Retry::Never
+}
+
+/// The SDK's list and `ThrottleException`, which the ECR user guide names (ecr-facts 2.1, 7.3).
+pub(super) fn is_throttling(code: &str) -> bool {
+    matches!(
+        code,
+        "ThrottleException"
+            | "Throttling"
+            | "ThrottlingException"
+            | "ThrottledException"
+            | "RequestThrottled"
+            | "RequestThrottledException"
+            | "TooManyRequestsException"
+            | "RequestLimitExceeded"
+            | "BandwidthLimitExceeded"
+            | "SlowDown"
+    )
+}
+
+fn unanswered(call: &Call<'_>, error: &(dyn StdError + 'static)) -> Error {
+    if let Some(found) = find::<CredentialsError>(error) {
+        return credentials_failure(call.operation, call.credentials, found);
+    }
+    if let Some(found) = find::<reqwest::Error>(error)
+        && let Some(url) = found.url()
+    {
+        return transport_error(Side::Destination, call.operation, found, url);
+    }
+    // Our adapter's own time limit; its text names the host.
+    if find::<ConnectorError>(error).is_some_and(ConnectorError::is_timeout) {
+        return Error::new(Side::Destination, call.operation, reason(error)).with_retry(Retry::Backoff);
+    }
+    Error::new(Side::Destination, call.operation, format!("{} failed: {}", call.operation, reason(error)))
+}
+
+/// A source of credentials that has some but fails to give them.
+pub(super) fn credentials_failure(operation: &str, source: &str, error: &CredentialsError) -> Error {
+    let answer = sts_answer(error);
+    let code = answer.code.clone().unwrap_or_default();
+    let text = answer.message.clone().unwrap_or_else(|| reason(error));
+    if let Some(error) = denial::credential_error(operation, &code, &text, source) {
+        return answer.add_to(error);
+    }
+    let retry = match error {
+        CredentialsError::ProviderTimedOut(_) => Retry::Backoff,
+        _ => verdict(&code, answer.status.unwrap_or_default()),
+    };
+    let error =
+        Error::new(Side::Credentials, operation, format!("the credentials from {source} cannot be used: {text}"))
+            .with_retry(retry);
+    answer.add_to(error)
+}
+
+/// A role that could not be taken on. Nothing else is tried in its place.
+pub(super) fn role_failure(role: &str, base: &str, error: &CredentialsError) -> Error {
+    const OPERATION: &str = "sts:AssumeRole";
+    let answer = sts_answer(error);
+    let code = answer.code.clone().unwrap_or_default();
+    let text = answer.message.clone().unwrap_or_else(|| reason(error));
+    if let Some(error) = denial::credential_error(OPERATION, &code, &text, base) {
+        return answer.add_to(error);
+    }
+    let mut built =
+        Error::new(Side::Credentials, OPERATION, format!("the role {role} cannot be assumed with {base}: {text}"))
+            .with_retry(verdict(&code, answer.status.unwrap_or_default()));
+    if code.starts_with("AccessDenied") {
+        built = built.with_hint(
+            "both sides must allow it: the caller's policy needs sts:AssumeRole on the role, and the role's trust policy \
+             must name the caller (and its external id, if it asks for one)",
+        );
+    }
+    if text.contains("role chaining") {
+        built = built.with_hint("a role assumed with a role lasts one hour at most: --role-duration-seconds 3600");
+    }
+    answer.add_to(built)
+}
+
+/// What STS said, if that is the cause.
+fn sts_answer(error: &CredentialsError) -> Answer {
+    if let Some(found) = find::<SdkError<AssumeRoleError, HttpResponse>>(error) {
+        return Answer::of(found);
+    }
+    find::<SdkError<AssumeRoleWithWebIdentityError, HttpResponse>>(error).map(Answer::of).unwrap_or_default()
+}
+
+fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    std::iter::successors(Some(error), |&cause| cause.source())
+}
+
+fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Option<&'a T> {
+    chain(error).find_map(|cause| cause.downcast_ref::<T>())
+}
+
+/// The cause in few words: a connection's own sentence, else the innermost text.
+pub(super) fn reason(error: &(dyn StdError + 'static)) -> String {
+    if let Some(found) = find::<reqwest::Error>(error)
+        && let Some(url) = found.url()
+    {
+        return connection_sentence(found, url).0;
+    }
+    chain(error).last().unwrap_or(error).to_string()
+}
+
+/// `{"__type":"namespace#Name"}`, `{"code":…}` or `<Code>Name</Code>`.
+pub(super) fn code_in_body(body: &str) -> Option<String> {
+    let code = match serde_json::from_str::<serde_json::Value>(body) {
+        Ok(json) => text_of(&json, &["__type", "code", "Code"]),
+        Err(_) => element(body, "Code"),
+    }?;
+    let name = code.rsplit('#').next().unwrap_or(&code);
+    Some(name.split(':').next().unwrap_or(name).to_owned())
+}
+
+fn message_in_body(body: &str) -> Option<String> {
+    match serde_json::from_str::<serde_json::Value>(body) {
+        Ok(json) => text_of(&json, &["message", "Message", "errorMessage"]),
+        Err(_) => element(body, "Message"),
+    }
+}
+
+fn text_of(json: &serde_json::Value, keys: &[&str]) -> Option<String> {
+    keys.iter().find_map(|key| json.get(key)?.as_str()).map(str::to_owned)
+}
+
+/// The text of the first such element. Enough for AWS's flat error documents; no reason for an XML parser.
+fn element(body: &str, name: &str) -> Option<String> {
+    let (_, rest) = body.split_once(&format!("<{name}>"))?;
+    let (text, _) = rest.split_once(&format!("</{name}>"))?;
+    let plain = text
+        .replace("&lt;", "<")
+        .replace("&gt;", ">")
+        .replace("&quot;", "\"")
+        .replace("&apos;", "'")
+        .replace("&#39;", "'")
+        .replace("&amp;", "&");
+    Some(plain.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_is_found_in_json_and_xml() {
+        for (body, code, message) in [
+            (
+                r#"{"__type":"com.amazon#AccessDeniedException","Message":"no"}"#,
+                Some("AccessDeniedException"),
+                Some("no"),
+            ),
+            (r#"{"__type":"ServerException","message":"x"}"#, Some("ServerException"), Some("x")),
+            (
+                "<?xml version=\"1.0\"?>\n<ErrorResponse><Error><Code>SignatureDoesNotMatch</Code><Message>a &amp; b</Message></Error></ErrorResponse>",
+                Some("SignatureDoesNotMatch"),
+                Some("a & b"),
+            ),
+            ("<html>502</html>", None, None),
+            ("", None, None),
+        ] {
+            assert_eq!(code_in_body(body).as_deref(), code, "{body}");
+            assert_eq!(message_in_body(body).as_deref(), message, "{body}");
+        }
+    }
+
+    #[test]
+    fn the_code_decides_before_the_status() {
+        assert_eq!(verdict("ThrottlingException", 400), Retry::Throttled);
+        assert_eq!(verdict("ThrottleException", 400), Retry::Throttled);
+        assert_eq!(verdict("", 429), Retry::Throttled);
+        assert_eq!(verdict("ServerException", 400), Retry::Backoff);
+        assert_eq!(verdict("", 502), Retry::Backoff);
+        assert_eq!(verdict("RepositoryNotFoundException", 400), Retry::Never);
+    }
+}

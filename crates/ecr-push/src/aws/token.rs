@@ -1,0 +1,78 @@
+//! The registry token: `GetAuthorizationToken` (ecr-facts 2.2).
+
+use std::time::{Instant, SystemTime};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use reqwest::Url;
+use secrecy::SecretString;
+
+use super::ecr::EcrApi;
+use super::failure;
+use super::hosts::RegistryHost;
+use crate::error::{Error, Result, Retry, Side};
+use crate::image::AccountId;
+
+const OPERATION: &str = "ecr:GetAuthorizationToken";
+
+/// A token for the registries of one region. Kept in memory only.
+#[derive(Clone, Debug)]
+pub struct Token {
+    /// Base64 of `AWS:password`, as `Authorization: Basic` carries it.
+    pub secret: SecretString,
+    /// When it ends. `None` if the service names a time already past, as moto does (2015): trusting that would mean
+    /// asking again for ever.
+    pub expires_at: Option<SystemTime>,
+    /// When it was asked for.
+    pub fetched_at: Instant,
+    /// The registry, as the service names it: always the plain IPv4 host, or the stand-in's own URL.
+    pub proxy_endpoint: String,
+    /// The registry's account: from `proxy_endpoint`, else the one asked for. A stand-in may name neither.
+    pub account: Option<AccountId>,
+}
+
+impl EcrApi {
+    /// A new token, of the caller's own registry or of another account's. Throttling and outages are retried a few times.
+    pub async fn token(&self, registry_id: Option<&AccountId>) -> Result<Token> {
+        let fetched_at = Instant::now();
+        // Amazon calls `registryIds` deprecated, because one token serves all; it still chooses `proxyEndpoint`.
+        #[allow(deprecated)]
+        let request =
+            self.client.get_authorization_token().set_registry_ids(registry_id.map(|id| vec![id.to_string()]));
+        let answer =
+            request.send().await.map_err(|error| failure::map(&self.call(OPERATION, registry_id, None), &error))?;
+        let data = answer.authorization_data().first();
+        let secret = data.and_then(|data| data.authorization_token());
+        let endpoint = data.and_then(|data| data.proxy_endpoint());
+        let (Some(secret), Some(endpoint)) = (secret, endpoint) else {
+            return Err(malformed("holds no token"));
+        };
+        if !is_basic(secret) {
+            return Err(malformed("holds a token that is not a user and a password"));
+        }
+        let expires_at = data
+            .and_then(|data| data.expires_at())
+            .and_then(|at| SystemTime::try_from(*at).ok())
+            .filter(|at| *at > SystemTime::now());
+        Ok(Token {
+            secret: secret.into(),
+            expires_at,
+            fetched_at,
+            proxy_endpoint: endpoint.to_owned(),
+            account: account_of(endpoint).or_else(|| registry_id.cloned()),
+        })
+    }
+}
+
+fn malformed(what: &str) -> Error {
+    Error::new(Side::Destination, OPERATION, format!("the answer of {OPERATION} {what}")).with_retry(Retry::Backoff)
+}
+
+fn is_basic(secret: &str) -> bool {
+    STANDARD.decode(secret).is_ok_and(|text| text.contains(&b':'))
+}
+
+fn account_of(endpoint: &str) -> Option<AccountId> {
+    let url = Url::parse(endpoint).ok()?;
+    RegistryHost::parse(url.host_str()?).map(|host| host.account)
+}
