@@ -6,6 +6,7 @@
 
 pub mod aws;
 pub mod compress;
+pub mod engine;
 pub mod error;
 pub mod http;
 pub mod image;
