@@ -8,7 +8,9 @@ pub mod aws;
 pub mod compress;
 pub mod engine;
 pub mod error;
+pub mod events;
 pub mod http;
 pub mod image;
+pub mod source;
 
 pub use error::{Error, Result};

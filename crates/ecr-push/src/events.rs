@@ -1,0 +1,130 @@
+//! What happens during a push, told to one listener. The engine knows nothing of terminals or CI systems.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::image::Digest;
+
+/// Something worth telling.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A fact the log should have: the engine used, where the region came from.
+    Notice(String),
+    /// Something the user should look at, though the push goes on.
+    Warning(String),
+    /// More than most want to know.
+    Detail(String),
+    /// What is being waited for, for the heartbeat.
+    Phase(String),
+    /// A layer is being read and compressed; `size` is its uncompressed size, if known.
+    LayerStarted {
+        /// Counts the layers as they are read, from 1.
+        number: usize,
+        /// Bytes to read.
+        size: u64,
+    },
+    /// Bytes of a layer were read.
+    LayerRead {
+        /// Which layer.
+        number: usize,
+        /// How many more bytes.
+        bytes: u64,
+    },
+    /// A layer was read to its end.
+    LayerFinished {
+        /// Which layer.
+        number: usize,
+        /// Its digest as it would be sent.
+        digest: Digest,
+        /// Its size as it would be sent.
+        size: u64,
+    },
+    /// The upload of a blob starts.
+    UploadStarted {
+        /// Which blob.
+        digest: Digest,
+        /// Its size.
+        size: u64,
+    },
+    /// Bytes of a blob went out. Counted back by [`Event::UploadRestarted`] when they must go out again.
+    Uploaded {
+        /// Which blob.
+        digest: Digest,
+        /// How many more bytes.
+        bytes: u64,
+    },
+    /// An upload failed and starts from its first byte.
+    UploadRestarted {
+        /// Which blob.
+        digest: Digest,
+    },
+    /// A blob needs nothing more.
+    BlobDone {
+        /// Which blob.
+        digest: Digest,
+        /// Its size.
+        size: u64,
+        /// What was done.
+        action: BlobAction,
+    },
+    /// An operation failed and will be tried again.
+    Retrying {
+        /// Which operation.
+        what: String,
+        /// Why it failed.
+        why: String,
+        /// How long the wait is.
+        wait: Duration,
+    },
+    /// A manifest or tag is in the registry.
+    Published {
+        /// Digest of the manifest.
+        digest: Digest,
+        /// The tag, if this was one.
+        tag: Option<String>,
+        /// True if it was there before.
+        existed: bool,
+    },
+}
+
+/// What was done for a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlobAction {
+    /// The registry has it.
+    Skipped,
+    /// It was sent.
+    Sent,
+    /// It would be sent (`--dry-run`).
+    WouldSend,
+}
+
+/// The listener. Cheap to clone.
+#[derive(Clone)]
+pub struct Events(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl Events {
+    /// Tells `listener`. It is called from many threads and must not block for long.
+    pub fn new(listener: impl Fn(Event) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(listener))
+    }
+
+    /// Tells nobody.
+    pub fn none() -> Self {
+        Self::new(|_| {})
+    }
+
+    /// Tells the listener.
+    pub fn emit(&self, event: Event) {
+        (self.0)(event);
+    }
+
+    /// Tells a [`Event::Notice`].
+    pub fn notice(&self, text: impl Into<String>) {
+        self.emit(Event::Notice(text.into()));
+    }
+
+    /// Tells a [`Event::Warning`].
+    pub fn warning(&self, text: impl Into<String>) {
+        self.emit(Event::Warning(text.into()));
+    }
+}

@@ -1,0 +1,458 @@
+//! Images in a tar: `docker save` in all its forms, and OCI layouts.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::layout::{deliver, preview_of};
+use super::select::{Blobs, Selected, Selection, same_name, select};
+use super::tar_index::{Entries, Mode, Sniffed, Stored, sniff, wrong_digest};
+use super::{Content, Contents, Image, LayerRef, LayerSink, Preview, Source, source_error};
+use crate::error::{Error, Result};
+use crate::image::{Config, DiffId, Digest, Kind};
+
+/// An image in a tar.
+pub(super) struct Archive {
+    pub(super) name: String,
+    pub(super) mode: Mode,
+    pub(super) reference: Option<String>,
+    pub(super) selection: Selection,
+    pub(super) input: Input,
+}
+
+/// Where the tar comes from.
+pub(super) enum Input {
+    /// A file whose layers can be read at any time.
+    File { entries: Entries, found: Box<Found> },
+    /// A stream that passes once.
+    Stream {
+        reader: Box<dyn Read + Send>,
+        /// True if every layer in it is needed, so that sending may start before its end.
+        all_needed: bool,
+    },
+}
+
+/// Which image of an archive is pushed.
+pub(super) enum Found {
+    /// The manifest will be ours.
+    Docker(DockerImage),
+    /// Manifests that exist.
+    Stored(Selected),
+}
+
+/// An entry of `manifest.json`, resolved.
+pub(super) struct DockerImage {
+    config: Bytes,
+    parsed: Config,
+    layers: Vec<String>,
+}
+
+impl Archive {
+    /// Opens a tar file; `-` is standard input.
+    pub(super) fn open(path: &Path, mode: Mode, reference: Option<&str>, selection: &Selection) -> Result<Self> {
+        let transport = if mode == Mode::Oci { "oci-archive" } else { "docker-archive" };
+        let mut archive = Self {
+            name: format!("{transport}:{}", path.display()),
+            mode,
+            reference: reference.map(str::to_owned),
+            selection: selection.clone(),
+            input: Input::Stream { reader: Box::new(io::empty()), all_needed: false },
+        };
+        if path.as_os_str() == "-" {
+            archive.name = format!("{transport} on standard input");
+            archive.input = Input::Stream { reader: plain(Box::new(io::stdin()), &archive.name)?, all_needed: false };
+            return Ok(archive);
+        }
+        let refuse = |what: String| source_error("open archive", format!("{} {what}", archive.name));
+        let file = File::open(path).map_err(|error| {
+            let what = match error.kind() {
+                io::ErrorKind::NotFound => "does not exist".to_owned(),
+                _ => format!("cannot be opened: {error}"),
+            };
+            refuse(what).with_source(error)
+        })?;
+        let metadata =
+            file.metadata().map_err(|error| refuse(format!("cannot be read: {error}")).with_source(error))?;
+        if metadata.is_dir() {
+            return Err(refuse("is a directory".into()).with_hint("for an OCI layout in a directory write `oci:DIR`"));
+        }
+        let content = Content::File { file: file.into(), offset: 0, len: metadata.len() };
+        let mut head = [0; 4];
+        let n = if metadata.is_file() {
+            content.read_at(&mut head, 0).map_err(|e| refuse(format!("cannot be read: {e}")))?
+        } else {
+            0
+        };
+        if !metadata.is_file() || head[..n].starts_with(&[0x1f, 0x8b]) || head == ZSTD {
+            let Content::File { file, .. } = content else { return Ok(archive) };
+            archive.input =
+                Input::Stream { reader: plain(Box::new(SharedFile(file)), &archive.name)?, all_needed: false };
+            return Ok(archive);
+        }
+        if n == 0 {
+            return Err(refuse("is empty".into()));
+        }
+        let Content::File { file, .. } = content else { return Ok(archive) };
+        let file = file.try_clone().map_err(|error| refuse(format!("cannot be read: {error}")))?;
+        let entries = Entries::of_file(file, &archive.name)?;
+        let found = find(&entries, &archive.name, mode, reference, selection)?;
+        archive.input = Input::File { entries, found: Box::new(found) };
+        Ok(archive)
+    }
+}
+
+impl Source for Archive {
+    fn preview(&self) -> Preview {
+        match &self.input {
+            Input::File { found, .. } => match &**found {
+                Found::Docker(image) => image.preview(),
+                Found::Stored(selected) => preview_of(selected),
+            },
+            Input::Stream { .. } => Preview::default(),
+        }
+    }
+
+    fn read(self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Image> {
+        let name = self.name;
+        match self.input {
+            Input::File { entries, found } => found.deliver(&entries, &name, sink),
+            Input::Stream { reader, all_needed } => {
+                if !all_needed {
+                    sink.hold();
+                }
+                let entries = Entries::of_stream(reader, &name, self.mode, sink)?;
+                let found = find(&entries, &name, self.mode, self.reference.as_deref(), &self.selection)?;
+                let image = found.deliver(&entries, &name, sink)?;
+                if !all_needed {
+                    sink.release(&image, &|held| needs(&image, held.digest, held.diff_id))?;
+                }
+                Ok(image)
+            }
+        }
+    }
+}
+
+impl Found {
+    fn deliver(self, entries: &Entries, name: &str, sink: &mut dyn LayerSink) -> Result<Image> {
+        match self {
+            Self::Docker(image) => image.deliver(entries, name, sink),
+            Self::Stored(selected) => deliver(&View { entries, name }, selected, sink),
+        }
+    }
+}
+
+/// True if the image has this layer.
+fn needs(image: &Image, digest: Digest, diff_id: Option<DiffId>) -> bool {
+    match image {
+        Image::Layers { layers, .. } => layers.iter().any(|layer| {
+            *layer == LayerRef::Blob(digest) || diff_id.is_some_and(|diff_id| *layer == LayerRef::Uncompressed(diff_id))
+        }),
+        Image::Manifests { manifests, .. } => {
+            manifests.iter().any(|manifest| manifest.blobs().any(|blob| blob.digest == digest))
+        }
+    }
+}
+
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// Unpacks a gzip stream; an uncompressed one stays as it is.
+fn plain(mut reader: Box<dyn Read + Send>, name: &str) -> Result<Box<dyn Read + Send>> {
+    let mut head = Vec::new();
+    reader
+        .by_ref()
+        .take(4)
+        .read_to_end(&mut head)
+        .map_err(|error| source_error("open archive", format!("{name} cannot be read: {error}")).with_source(error))?;
+    if head.is_empty() {
+        return Err(source_error("open archive", format!("{name} is empty")));
+    }
+    if head == ZSTD {
+        return Err(source_error("open archive", format!("{name} is compressed with zstd, which is not read"))
+            .with_hint("unpack it first: `zstd -dc FILE | ecr-push push docker-archive:- ...`"));
+    }
+    let gzip = head.starts_with(&[0x1f, 0x8b]);
+    let whole = io::Cursor::new(head).chain(reader);
+    if gzip {
+        // Some tools write several members; all of them are the stream.
+        return Ok(Box::new(flate2::read::MultiGzDecoder::new(io::BufReader::with_capacity(256 * 1024, whole))));
+    }
+    Ok(Box::new(whole))
+}
+
+struct SharedFile(std::sync::Arc<File>);
+
+impl Read for SharedFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*self.0).read(buffer)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct SavedImage {
+    config: String,
+    repo_tags: Option<Vec<String>>,
+    layers: Vec<String>,
+}
+
+/// Finds the image in an archive whose entries are known.
+pub(super) fn find(
+    entries: &Entries,
+    name: &str,
+    mode: Mode,
+    reference: Option<&str>,
+    selection: &Selection,
+) -> Result<Found> {
+    let foreign = |what: &str| {
+        source_error("read archive", format!("{name} is no image archive: {what}"))
+            .with_hint("`docker save`, `podman save` and `skopeo copy` write archives that can be pushed")
+    };
+    if entries.is_empty() {
+        return Err(foreign("it has no entries"));
+    }
+    let index = entries.document("index.json", name)?;
+    if mode == Mode::Oci {
+        let index = index.ok_or_else(|| {
+            let error = foreign("it has no index.json");
+            let docker = entries.document("manifest.json", name).is_ok_and(|found| found.is_some());
+            if docker { error.with_hint("it has a manifest.json: write `docker-archive:FILE`") } else { error }
+        })?;
+        return Ok(Found::Stored(select(&View { entries, name }, index, reference, selection)?));
+    }
+    let Some(saved) = entries.document("manifest.json", name)? else {
+        let error = foreign("it has no manifest.json");
+        return Err(if index.is_some() {
+            error.with_hint("it has an index.json: write `oci-archive:FILE`")
+        } else {
+            error
+        });
+    };
+    let saved: Vec<SavedImage> = serde_json::from_slice(&saved)
+        .map_err(|error| foreign("its manifest.json cannot be understood").with_source(error))?;
+    let chosen = choose(&saved, name, reference)?;
+    // An archive of a containerd store holds the manifests as they are in the registry. They are pushed as such, if they
+    // name compressed layers; an archive of a classic store has an index.json too, but of uncompressed layers.
+    if let Some(index) = index
+        && has_compressed_layer(entries, name, chosen)?
+    {
+        let tag = chosen.repo_tags.iter().flatten().next().map(String::as_str);
+        let reference = if saved.len() == 1 { None } else { tag.or(reference) };
+        return Ok(Found::Stored(select(&View { entries, name }, index, reference, selection)?));
+    }
+    Ok(Found::Docker(docker_image(entries, name, chosen, selection)?))
+}
+
+fn choose<'a>(saved: &'a [SavedImage], name: &str, reference: Option<&str>) -> Result<&'a SavedImage> {
+    let fail = |what: String| {
+        let names: Vec<_> = saved
+            .iter()
+            .enumerate()
+            .map(|(i, image)| match image.repo_tags.iter().flatten().next() {
+                Some(tag) => format!("{tag} (@{i})"),
+                None => format!("@{i}"),
+            })
+            .collect();
+        source_error("read archive", format!("{name} {what}: {}", names.join(", ")))
+    };
+    let Some(reference) = reference else {
+        return match saved {
+            [image] => Ok(image),
+            [] => Err(source_error("read archive", format!("{name} holds no image"))),
+            _ => Err(fail(format!("holds {} images", saved.len())).with_hint("add `:REFERENCE` to say which one")),
+        };
+    };
+    if let Some(number) = reference.strip_prefix('@').and_then(|number| number.parse::<usize>().ok()) {
+        return saved.get(number).ok_or_else(|| fail(format!("has no image number {number}; present")));
+    }
+    let matches = |image: &&SavedImage| -> bool {
+        image.repo_tags.iter().flatten().any(|tag| same_name(tag, reference))
+            || reference.strip_prefix("sha256:").is_some_and(|hex| image.config.contains(hex) && hex.len() == 64)
+    };
+    saved.iter().find(matches).ok_or_else(|| fail(format!("has no image `{reference}`; present")))
+}
+
+fn has_compressed_layer(entries: &Entries, name: &str, image: &SavedImage) -> Result<bool> {
+    for path in &image.layers {
+        match entries.get(path, name)? {
+            Some(Stored::Content(content)) if head_of(content, path, name)? == Sniffed::Compressed => return Ok(true),
+            Some(Stored::Passed { layer: LayerRef::Blob(_), .. }) => return Ok(true),
+            _ => {}
+        }
+    }
+    Ok(false)
+}
+
+fn head_of(content: &Content, path: &str, name: &str) -> Result<Sniffed> {
+    let mut head = [0; 512];
+    let n = content.read_at(&mut head, 0).map_err(|error| {
+        source_error("read archive", format!("the entry {path:?} of {name} cannot be read: {error}")).with_source(error)
+    })?;
+    Ok(sniff(&head[..n], path))
+}
+
+fn docker_image(entries: &Entries, name: &str, image: &SavedImage, selection: &Selection) -> Result<DockerImage> {
+    let config = entries.document(&image.config, name)?.ok_or_else(|| {
+        source_error("read archive", format!("{name} lacks the config {:?} that its manifest.json names", image.config))
+    })?;
+    let actual = Digest::of(&config);
+    let file = image.config.rsplit('/').next().unwrap_or_default();
+    if let Ok(named) = Digest::from_hex(file.strip_suffix(".json").unwrap_or(file))
+        && named != actual
+    {
+        return Err(wrong_digest(&image.config, actual));
+    }
+    let parsed = Config::parse(&config)?;
+    if parsed.diff_ids.len() != image.layers.len() {
+        return Err(source_error(
+            "read archive",
+            format!(
+                "the manifest.json of {name} lists {} layers, but the config {}",
+                image.layers.len(),
+                parsed.diff_ids.len()
+            ),
+        ));
+    }
+    if let Some(wish) = &selection.platform
+        && !wish.accepts(&parsed.platform)
+    {
+        return Err(source_error(
+            "choose platform",
+            format!("{name} has no image for {wish} (present: {})", parsed.platform),
+        ));
+    }
+    for path in &image.layers {
+        if entries.get(path, name)?.is_none() {
+            return Err(source_error(
+                "read archive",
+                format!("{name} lacks the layer {path:?} that its manifest.json names"),
+            ));
+        }
+    }
+    Ok(DockerImage { config, parsed, layers: image.layers.clone() })
+}
+
+impl DockerImage {
+    fn preview(&self) -> Preview {
+        Preview {
+            config_digest: Some(Digest::of(&self.config)),
+            contents: Contents { platforms: vec![self.parsed.platform.clone()], ..Contents::default() },
+            ..Preview::default()
+        }
+    }
+
+    /// Delivers the layers that did not pass already, and checks each against the config's diff id.
+    fn deliver(self, entries: &Entries, name: &str, sink: &mut dyn LayerSink) -> Result<Image> {
+        let mut delivered: Vec<(DiffId, LayerRef)> = Vec::new();
+        let mut layers = Vec::new();
+        for (path, expected) in self.layers.iter().zip(&self.parsed.diff_ids) {
+            if let Some((_, layer)) = delivered.iter().find(|(diff_id, _)| diff_id == expected) {
+                layers.push(*layer);
+                continue;
+            }
+            let stored = entries.get(path, name)?.ok_or_else(|| lacks(name, path))?;
+            let (layer, actual) = match stored {
+                Stored::Passed { layer, diff_id, .. } => (*layer, *diff_id),
+                Stored::Content(content) => deliver_content(content, path, name, sink)?,
+            };
+            if actual != Some(*expected) {
+                let actual = actual.map_or_else(|| "unknown".to_owned(), |actual| actual.to_string());
+                return Err(source_error(
+                    "check layer",
+                    format!("the layer {path:?} of {name} is not the one its config names: its diff id is {actual}, not {expected}"),
+                )
+                .with_hint("save or copy the image again"));
+            }
+            delivered.push((*expected, layer));
+            layers.push(layer);
+        }
+        Ok(Image::Layers { config: self.config, layers, platform: self.parsed.platform })
+    }
+}
+
+fn deliver_content(
+    content: &Content,
+    path: &str,
+    name: &str,
+    sink: &mut dyn LayerSink,
+) -> Result<(LayerRef, Option<DiffId>)> {
+    let mut reader = content.reader().map_err(|error| {
+        source_error("read archive", format!("the entry {path:?} of {name} cannot be read: {error}")).with_source(error)
+    })?;
+    if head_of(content, path, name)? == Sniffed::Compressed {
+        let (digest, diff_id) = sink.blob(None, content.len(), &mut reader, true)?;
+        return Ok((LayerRef::Blob(digest), diff_id));
+    }
+    let diff_id = sink.layer(content.len(), &mut reader)?;
+    Ok((LayerRef::Uncompressed(diff_id), Some(diff_id)))
+}
+
+fn lacks(name: &str, path: &str) -> Error {
+    source_error("read archive", format!("{name} lacks the layer {path:?}"))
+}
+
+/// The blobs of a layout in a tar.
+struct View<'a> {
+    entries: &'a Entries,
+    name: &'a str,
+}
+
+impl View<'_> {
+    fn get(&self, digest: &Digest) -> Result<Option<&Stored>> {
+        self.entries.get(&path_of(digest), self.name)
+    }
+}
+
+fn path_of(digest: &Digest) -> String {
+    format!("blobs/sha256/{}", digest.hex())
+}
+
+impl Blobs for View<'_> {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    fn size(&self, digest: &Digest) -> Result<Option<u64>> {
+        Ok(self.get(digest)?.map(Stored::size))
+    }
+
+    fn document(&self, digest: &Digest) -> Result<Bytes> {
+        let bytes = self
+            .entries
+            .document(&path_of(digest), self.name)?
+            .ok_or_else(|| source_error("read archive", format!("{} lacks the blob {digest}", self.name)))?;
+        let actual = Digest::of(&bytes);
+        if actual != *digest {
+            return Err(wrong_digest(&path_of(digest), actual));
+        }
+        Ok(bytes)
+    }
+
+    fn content(&self, digest: &Digest) -> Result<Option<Content>> {
+        Ok(match self.get(digest)? {
+            Some(Stored::Content(content)) => Some(content.clone()),
+            _ => None,
+        })
+    }
+}
+
+/// The config digest of a found image, to compare with what an engine promised.
+pub(super) fn config_digest(image: &Image) -> Option<Digest> {
+    match image {
+        Image::Layers { config, .. } => Some(Digest::of(config)),
+        Image::Manifests { manifests, .. } => match manifests.last().map(|root| &root.kind) {
+            Some(Kind::Image { config, .. }) => Some(config.digest),
+            _ => None,
+        },
+    }
+}
+
+/// The digest of a found root manifest, to compare with what an engine promised.
+pub(super) fn root_digest(image: &Image) -> Option<Digest> {
+    match image {
+        Image::Layers { .. } => None,
+        Image::Manifests { manifests, .. } => manifests.last().map(|root| root.digest),
+    }
+}

@@ -1,0 +1,278 @@
+//! Where images come from. Each source describes its image and delivers the layers in the order its medium has them.
+
+mod archive;
+mod daemon;
+mod layout;
+mod select;
+mod spec;
+mod tar_index;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+pub use daemon::DockerDaemon;
+pub use select::{Attestations, Selection};
+pub use spec::SourceSpec;
+
+use crate::error::{Error, Result, Side};
+use crate::image::{DiffId, Digest, Manifest, Platform};
+
+/// What is known of an image before any layer is read.
+#[derive(Clone, Debug, Default)]
+pub struct Preview {
+    /// The config's digest, where the manifest will be made by us.
+    pub config_digest: Option<Digest>,
+    /// The digest of the manifest or index that will be pushed byte for byte.
+    pub root_digest: Option<Digest>,
+    /// The blobs it consists of, where they are known by digest already.
+    pub blobs: Vec<Digest>,
+    /// What is in it, as far as that is known.
+    pub contents: Contents,
+}
+
+/// A place that holds the image to be pushed.
+pub trait Source: Send {
+    /// What is known before any layer is read.
+    fn preview(&self) -> Preview;
+
+    /// Delivers every layer the image needs to `sink`, then says what the image is. Blocks; called on a thread of its own.
+    ///
+    /// # Errors
+    /// If the image is incomplete, damaged or not there, or if the sink wants no more.
+    fn read(self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Image>;
+}
+
+/// Takes layers from a source. The source calls it from one thread.
+pub trait LayerSink {
+    /// Takes an uncompressed layer tar of `size` bytes as it passes. Returns its diff id.
+    fn layer(&mut self, size: u64, content: &mut dyn Read) -> Result<DiffId>;
+
+    /// Takes a blob that goes up unchanged, as it passes. Fails if it does not have `digest`, where that is known.
+    /// Returns its digest, and its diff id if `want_diff_id` (it is unpacked for that).
+    fn blob(
+        &mut self,
+        digest: Option<Digest>,
+        size: u64,
+        content: &mut dyn Read,
+        want_diff_id: bool,
+    ) -> Result<(Digest, Option<DiffId>)>;
+
+    /// Takes a blob that goes up unchanged and can be read again at any time.
+    fn stored(&mut self, digest: Digest, content: Content);
+
+    /// From now on nothing is sent: which layers are needed is known only at the end of the stream.
+    fn hold(&mut self);
+
+    /// Ends [`LayerSink::hold`]: what `needed` names is sent, the rest is dropped. Fails if `image` may not be pushed.
+    fn release(&mut self, image: &Image, needed: &dyn Fn(&Held) -> bool) -> Result<()>;
+}
+
+/// A layer in the hands of a holding sink.
+#[derive(Clone, Copy, Debug)]
+pub struct Held {
+    /// Its digest as it would be sent.
+    pub digest: Digest,
+    /// Its diff id, if it was taken uncompressed or unpacked.
+    pub diff_id: Option<DiffId>,
+}
+
+/// The image that is to be pushed.
+#[derive(Clone, Debug)]
+pub enum Image {
+    /// An image of layers; the manifest is ours to make.
+    Layers {
+        /// The config, byte for byte.
+        config: Bytes,
+        /// Its layers, base first.
+        layers: Vec<LayerRef>,
+        /// What it runs on.
+        platform: Platform,
+    },
+    /// Manifests that exist: they go up byte for byte, children before the index that names them; the last one is the
+    /// root that gets the tags.
+    Manifests {
+        /// The manifests in the order in which they are put.
+        manifests: Vec<Manifest>,
+        /// What is in it, for people.
+        contents: Contents,
+    },
+}
+
+/// Names a delivered layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LayerRef {
+    /// It was delivered uncompressed.
+    Uncompressed(DiffId),
+    /// It was delivered as a blob that is sent unchanged.
+    Blob(Digest),
+}
+
+/// What an image or index holds, for the summary and its warnings.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// True if the root is an index.
+    pub is_index: bool,
+    /// The platforms, attestations left out.
+    pub platforms: Vec<Platform>,
+    /// How many attestation manifests go along.
+    pub attestations: usize,
+    /// True if attestations were dropped, so that the digest is another one than the source's.
+    pub digest_changed: bool,
+}
+
+/// Bytes that can be read as often as a transfer needs.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// In memory.
+    Memory(Bytes),
+    /// A whole file that is opened when it is read: a layout may have more blobs than a process may open files.
+    Path {
+        /// The file.
+        path: Arc<PathBuf>,
+        /// How many bytes it has.
+        len: u64,
+    },
+    /// A part of a file.
+    File {
+        /// The file. It may be unlinked.
+        file: Arc<File>,
+        /// Where the bytes start.
+        offset: u64,
+        /// How many there are.
+        len: u64,
+    },
+}
+
+impl Content {
+    /// How many bytes there are.
+    pub fn len(&self) -> u64 {
+        match self {
+            Self::Memory(bytes) => bytes.len() as u64,
+            Self::File { len, .. } | Self::Path { len, .. } => *len,
+        }
+    }
+
+    /// The same bytes, with the file open.
+    ///
+    /// # Errors
+    /// If it cannot be opened.
+    pub fn open(&self) -> io::Result<Self> {
+        match self {
+            Self::Path { path, len } => Ok(Self::File { file: Arc::new(File::open(&**path)?), offset: 0, len: *len }),
+            other => Ok(other.clone()),
+        }
+    }
+
+    /// True if there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Reads into `buffer` from `offset` on, as much as there is.
+    ///
+    /// # Errors
+    /// Those of the file; also if it has become shorter.
+    pub fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let rest = self.len().saturating_sub(offset);
+        let want = buffer.len().min(usize::try_from(rest).unwrap_or(usize::MAX));
+        match self {
+            Self::Memory(bytes) => {
+                // `want` is at most what is left after `offset`, so the range exists.
+                let start = offset as usize;
+                buffer[..want].copy_from_slice(bytes.get(start..start + want).unwrap_or_default());
+                Ok(want)
+            }
+            Self::File { file, offset: base, .. } => {
+                let n = read_file_at(file, &mut buffer[..want], base + offset)?;
+                if n == 0 && want > 0 {
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter"));
+                }
+                Ok(n)
+            }
+            Self::Path { .. } => self.open()?.read_at(buffer, offset),
+        }
+    }
+
+    /// A reader over all bytes.
+    ///
+    /// # Errors
+    /// If the file cannot be opened.
+    pub fn reader(&self) -> io::Result<impl Read + Send + 'static> {
+        Ok(ContentReader { content: self.open()?, position: 0 })
+    }
+
+    /// All bytes, for documents that are read whole.
+    ///
+    /// # Errors
+    /// If there are more than `limit`, or the file cannot be read.
+    pub fn to_bytes(&self, limit: u64) -> io::Result<Bytes> {
+        if self.len() > limit {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("it has {} bytes, more than the {limit} allowed for a document", self.len()),
+            ));
+        }
+        if let Self::Memory(bytes) = self {
+            return Ok(bytes.clone());
+        }
+        let mut bytes = Vec::new();
+        self.reader()?.read_to_end(&mut bytes)?;
+        Ok(bytes.into())
+    }
+}
+
+struct ContentReader {
+    content: Content,
+    position: u64,
+}
+
+impl Read for ContentReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.content.read_at(buffer, self.position)?;
+        self.position += n as u64;
+        Ok(n)
+    }
+}
+
+#[cfg(unix)]
+fn read_file_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_file_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
+}
+
+/// The largest manifest, index or config that is read: a manifest may have 4 MiB (ecr-facts 3), a config some more.
+pub(crate) const DOCUMENT_LIMIT: u64 = 8 << 20;
+
+/// A failure of the source.
+pub(crate) fn source_error(operation: &str, message: impl Into<String>) -> Error {
+    Error::new(Side::Source, operation, message)
+}
+
+/// Opens a source that is a file or directory. An engine's image is opened by [`DockerDaemon::open`].
+///
+/// # Errors
+/// If it is not there, or holds no image, or not the one asked for.
+pub fn open_file(spec: &SourceSpec, selection: &Selection) -> Result<Box<dyn Source>> {
+    Ok(match spec {
+        SourceSpec::DockerArchive { path, reference } => {
+            Box::new(archive::Archive::open(path, tar_index::Mode::Docker, reference.as_deref(), selection)?)
+        }
+        SourceSpec::OciArchive { path, reference } => {
+            Box::new(archive::Archive::open(path, tar_index::Mode::Oci, reference.as_deref(), selection)?)
+        }
+        SourceSpec::OciLayout { path, reference } => {
+            Box::new(layout::OciLayout::open(path, reference.as_deref(), selection)?)
+        }
+        SourceSpec::Daemon(name) => {
+            return Err(Error::new(Side::Source, "open source", format!("`{name}` is an engine's image, not a file")));
+        }
+    })
+}

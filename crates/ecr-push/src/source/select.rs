@@ -1,0 +1,355 @@
+//! Which manifests of a layout are pushed: the reference, the platform, the attestations.
+
+use bytes::Bytes;
+
+use super::{Content, Contents, source_error};
+use crate::error::{Error, Result};
+use crate::image::{Config, Descriptor, Digest, Entry, Kind, Manifest, MediaType, Platform, reindex};
+
+/// How deep indexes may be nested.
+const MAX_DEPTH: usize = 4;
+
+/// What to do with BuildKit's attestations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Attestations {
+    /// They are pushed with the index.
+    #[default]
+    Keep,
+    /// They are left out: a new index is written, or the single image that is left is pushed.
+    Drop,
+}
+
+/// Which part of an image index is wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Only the image for this platform.
+    pub platform: Option<Platform>,
+    /// What to do with attestations.
+    pub attestations: Attestations,
+}
+
+impl Selection {
+    /// True if everything the source holds is pushed.
+    pub fn is_everything(&self) -> bool {
+        self.platform.is_none() && self.attestations == Attestations::Keep
+    }
+}
+
+/// The blobs of a layout, by digest.
+pub(super) trait Blobs {
+    /// What messages call it.
+    fn name(&self) -> &str;
+    /// The size of a blob, if it is there.
+    fn size(&self, digest: &Digest) -> Result<Option<u64>>;
+    /// The checked bytes of a small blob.
+    fn document(&self, digest: &Digest) -> Result<Bytes>;
+    /// The bytes of a blob, if they can still be read.
+    fn content(&self, digest: &Digest) -> Result<Option<Content>>;
+}
+
+/// What goes up, and which blobs it needs.
+#[derive(Debug)]
+pub(super) struct Selected {
+    /// Children before the index that names them; the last is the root.
+    pub(super) manifests: Vec<Manifest>,
+    /// Every blob once.
+    pub(super) blobs: Vec<Descriptor>,
+    pub(super) contents: Contents,
+}
+
+/// Picks the entry of an `index.json` that `reference` names, then what `selection` wants of it.
+pub(super) fn select(
+    blobs: &dyn Blobs,
+    index_json: Bytes,
+    reference: Option<&str>,
+    selection: &Selection,
+) -> Result<Selected> {
+    let index = Manifest::parse(index_json, Some(MediaType::OCI_INDEX)).map_err(|error| {
+        source_error("read layout", format!("the index.json of {} is not an index", blobs.name())).with_source(error)
+    })?;
+    let Kind::Index { entries } = &index.kind else {
+        return Err(source_error("read layout", format!("the index.json of {} is not an index", blobs.name())));
+    };
+    let entry = pick(blobs, entries, reference)?;
+    let root = load(blobs, &entry.descriptor)?;
+    from_root(blobs, root, entry.platform.clone(), selection)
+}
+
+/// What `selection` wants of the image or index `root`.
+pub(super) fn from_root(
+    blobs: &dyn Blobs,
+    root: Manifest,
+    platform: Option<Platform>,
+    selection: &Selection,
+) -> Result<Selected> {
+    let original = root.digest;
+    let mut walk =
+        Walk { blobs, manifests: Vec::new(), needed: Vec::new(), contents: Contents::default(), missing: Vec::new() };
+    let root = match &selection.platform {
+        Some(wish) => walk.for_platform(root, platform.clone(), wish)?,
+        None => root,
+    };
+    let picked = root.digest;
+    let root = if selection.attestations == Attestations::Drop { walk.without_attestations(root)? } else { root };
+    let is_index = matches!(root.kind, Kind::Index { .. });
+    walk.contents.is_index = is_index;
+    walk.contents.digest_changed = root.digest != picked;
+    // The platform beside a descriptor speaks of the original root only.
+    let platform = platform.filter(|_| root.digest == original);
+    walk.add(root, platform, 0)?;
+    if !walk.missing.is_empty() {
+        return Err(walk.incomplete());
+    }
+    Ok(Selected { manifests: walk.manifests, blobs: walk.needed, contents: walk.contents })
+}
+
+struct Walk<'a> {
+    blobs: &'a dyn Blobs,
+    manifests: Vec<Manifest>,
+    needed: Vec<Descriptor>,
+    contents: Contents,
+    /// What is not there, in words.
+    missing: Vec<String>,
+}
+
+impl Walk<'_> {
+    /// Adds a manifest after everything it names.
+    fn add(&mut self, manifest: Manifest, platform: Option<Platform>, depth: usize) -> Result<()> {
+        if depth > MAX_DEPTH {
+            return Err(source_error(
+                "read layout",
+                format!("the indexes of {} are nested too deep", self.blobs.name()),
+            ));
+        }
+        if self.manifests.iter().any(|known| known.digest == manifest.digest) {
+            return Ok(());
+        }
+        if let Kind::Index { entries } = &manifest.kind {
+            for entry in entries {
+                self.add_entry(entry, depth)?;
+            }
+            self.manifests.push(manifest);
+            return Ok(());
+        }
+        let platform = match platform {
+            Some(platform) => Some(platform),
+            None => self.platform_of(&manifest),
+        };
+        let mut complete = true;
+        for blob in manifest.blobs() {
+            complete &= self.require(blob)?;
+        }
+        if complete {
+            self.contents.platforms.extend(platform);
+        } else {
+            self.missing.push(platform.map_or_else(|| manifest.digest.short(), |platform| platform.to_string()));
+        }
+        self.manifests.push(manifest);
+        Ok(())
+    }
+
+    fn add_entry(&mut self, entry: &Entry, depth: usize) -> Result<()> {
+        let named = || match &entry.platform {
+            Some(platform) => platform.to_string(),
+            None if entry.is_attestation => "an attestation".to_owned(),
+            None => entry.descriptor.digest.short(),
+        };
+        if self.blobs.size(&entry.descriptor.digest)?.is_none() {
+            self.missing.push(named());
+            return Ok(());
+        }
+        let child = load(self.blobs, &entry.descriptor)?;
+        if !entry.is_attestation {
+            return self.add(child, entry.platform.clone(), depth + 1);
+        }
+        self.contents.attestations += 1;
+        for blob in child.blobs() {
+            if !self.require(blob)? {
+                self.missing.push(format!("the attestation {}", entry.descriptor.digest.short()));
+            }
+        }
+        self.manifests.push(child);
+        Ok(())
+    }
+
+    /// Notes that a blob is needed. False if it is not there.
+    fn require(&mut self, blob: &Descriptor) -> Result<bool> {
+        let Some(size) = self.blobs.size(&blob.digest)? else {
+            return Ok(false);
+        };
+        if size != blob.size {
+            return Err(source_error(
+                "read layout",
+                format!(
+                    "a manifest in {} says that {} has {} bytes, but it has {size}",
+                    self.blobs.name(),
+                    blob.digest,
+                    blob.size
+                ),
+            ));
+        }
+        if !self.needed.iter().any(|known| known.digest == blob.digest) {
+            self.needed.push(blob.clone());
+        }
+        Ok(true)
+    }
+
+    /// The platform an image's config names. Artifacts have none.
+    fn platform_of(&self, manifest: &Manifest) -> Option<Platform> {
+        let document = self.blobs.document(&manifest.config_digest()?).ok()?;
+        Config::parse(&document).ok().map(|config| config.platform)
+    }
+
+    /// The image for one platform.
+    fn for_platform(&self, root: Manifest, platform: Option<Platform>, wish: &Platform) -> Result<Manifest> {
+        let Kind::Index { entries } = &root.kind else {
+            let own = platform.or_else(|| self.platform_of(&root));
+            return match own {
+                Some(own) if !wish.accepts(&own) => Err(no_platform(self.blobs.name(), wish, &[own])),
+                _ => Ok(root),
+            };
+        };
+        let mut present = Vec::new();
+        for entry in entries.iter().filter(|entry| !entry.is_attestation) {
+            if self.blobs.size(&entry.descriptor.digest)?.is_none() {
+                continue;
+            }
+            let child = load(self.blobs, &entry.descriptor)?;
+            if matches!(child.kind, Kind::Index { .. }) {
+                return Err(source_error(
+                    "choose platform",
+                    format!("{} holds an index within an index", self.blobs.name()),
+                ));
+            }
+            let Some(own) = entry.platform.clone().or_else(|| self.platform_of(&child)) else { continue };
+            if wish.accepts(&own) {
+                return Ok(child);
+            }
+            present.push(own);
+        }
+        Err(no_platform(self.blobs.name(), wish, &present))
+    }
+
+    /// The index without attestations, or the single image that is left.
+    fn without_attestations(&self, root: Manifest) -> Result<Manifest> {
+        let Kind::Index { entries } = &root.kind else {
+            return Ok(root);
+        };
+        let left: Vec<_> = entries.iter().filter(|entry| !entry.is_attestation).collect();
+        match left.as_slice() {
+            _ if left.len() == entries.len() => Ok(root),
+            [] => {
+                Err(source_error("drop attestations", format!("{} holds nothing but attestations", self.blobs.name())))
+            }
+            [single] if self.blobs.size(&single.descriptor.digest)?.is_some() => load(self.blobs, &single.descriptor),
+            _ => reindex(&root, |entry| !entry.is_attestation),
+        }
+    }
+
+    fn incomplete(&self) -> Error {
+        let present = list(&self.contents.platforms);
+        let error = source_error(
+            "read image",
+            format!("{} lacks the content of {} (present: {present})", self.blobs.name(), self.missing.join(", ")),
+        );
+        match self.contents.platforms.first() {
+            Some(platform) => {
+                error.with_hint(format!("push one platform with `--platform {platform}`, or pull the others first"))
+            }
+            None => error.with_hint("pull or build the image again"),
+        }
+    }
+}
+
+fn no_platform(name: &str, wish: &Platform, present: &[Platform]) -> Error {
+    source_error("choose platform", format!("{name} has no image for {wish} (present: {})", list(present)))
+}
+
+fn list(platforms: &[Platform]) -> String {
+    if platforms.is_empty() {
+        return "none".to_owned();
+    }
+    platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// The manifest a descriptor points at, checked.
+fn load(blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<Manifest> {
+    let bytes = blobs.document(&descriptor.digest)?;
+    if bytes.len() as u64 != descriptor.size {
+        return Err(source_error(
+            "read layout",
+            format!(
+                "{} says that {} has {} bytes, but it has {}",
+                blobs.name(),
+                descriptor.digest,
+                descriptor.size,
+                bytes.len()
+            ),
+        ));
+    }
+    Manifest::parse(bytes, Some(&descriptor.media_type))
+}
+
+fn pick<'a>(blobs: &dyn Blobs, entries: &'a [Entry], reference: Option<&str>) -> Result<&'a Entry> {
+    let names = || {
+        let names: Vec<_> = entries
+            .iter()
+            .enumerate()
+            .map(|(i, entry)| entry.reference.clone().unwrap_or_else(|| format!("@{i}")))
+            .collect();
+        names.join(", ")
+    };
+    let Some(reference) = reference else {
+        return match entries {
+            [entry] => Ok(entry),
+            // One image under several names.
+            [first, rest @ ..] if rest.iter().all(|entry| entry.descriptor == first.descriptor) => Ok(first),
+            [] => Err(source_error("read layout", format!("{} holds no image", blobs.name()))),
+            _ => Err(source_error(
+                "read layout",
+                format!("{} holds {} images: {}", blobs.name(), entries.len(), names()),
+            )
+            .with_hint("add `:REFERENCE` to say which one")),
+        };
+    };
+    if let Some(number) = reference.strip_prefix('@')
+        && let Some(entry) = number.parse::<usize>().ok().and_then(|number| entries.get(number))
+    {
+        return Ok(entry);
+    }
+    let named = |entry: &&Entry| {
+        entry.reference.as_deref() == Some(reference)
+            || entry.names.iter().any(|name| same_name(name, reference))
+            || entry.descriptor.digest.to_string() == reference
+    };
+    entries.iter().find(named).ok_or_else(|| {
+        source_error("read layout", format!("{} has no image `{reference}` (present: {})", blobs.name(), names()))
+    })
+}
+
+/// True if two names mean the same image: `app` is `docker.io/library/app:latest`.
+pub(super) fn same_name(left: &str, right: &str) -> bool {
+    full_name(left) == full_name(right)
+}
+
+fn full_name(name: &str) -> String {
+    let name = name.strip_prefix("localhost/").unwrap_or(name);
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    let name = name.strip_prefix("library/").unwrap_or(name);
+    let tail = name.rsplit('/').next().unwrap_or(name);
+    if tail.contains(':') || name.contains('@') { name.to_owned() } else { format!("{name}:latest") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_compared_as_docker_reads_them() {
+        assert!(same_name("app", "docker.io/library/app:latest"));
+        assert!(same_name("localhost/app:v1", "app:v1"));
+        assert!(same_name("host:5000/app", "host:5000/app:latest"));
+        assert!(!same_name("app:v1", "app:v2"));
+        assert!(!same_name("other/app:v1", "app:v1"));
+    }
+}
