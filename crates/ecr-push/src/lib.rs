@@ -11,6 +11,8 @@ pub mod error;
 pub mod events;
 pub mod http;
 pub mod image;
+pub mod registry;
+pub mod retry;
 pub mod source;
 
 pub use error::{Error, Result};

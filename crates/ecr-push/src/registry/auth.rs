@@ -1,0 +1,304 @@
+//! Credentials for a registry: ECR's token, sent unasked and renewed at half its life; or what docker's config holds,
+//! given when the registry asks (distribution specification, token authentication).
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::future::BoxFuture;
+use http::{HeaderValue, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use tokio::sync::Mutex;
+use url::Url;
+
+use super::docker_config::Login;
+use super::failure;
+use crate::error::{Error, Result, Side};
+use crate::http::{Http, transport_error};
+
+/// A token as it came from whoever gives tokens out.
+pub struct FetchedToken {
+    /// `user:password` in base64, as the Basic scheme has it.
+    pub basic: SecretString,
+    /// How long it is valid from now on, if that is known and lies in the future.
+    pub lifetime: Option<Duration>,
+}
+
+/// How long a token is used on after a renewal that failed.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
+
+/// Gets a new token.
+pub type FetchToken = Arc<dyn Fn() -> BoxFuture<'static, Result<FetchedToken>> + Send + Sync>;
+
+/// How requests to a registry are authenticated. Clones share one credential.
+#[derive(Clone)]
+pub struct Auth(Arc<Inner>);
+
+struct Inner {
+    method: Method,
+    current: Mutex<Option<Current>>,
+    /// Operations that met a 403 with a fresh credential: that is a missing right, and no other credential will help. Other
+    /// operations may still meet an expired one.
+    forbidden: std::sync::Mutex<HashSet<&'static str>>,
+}
+
+enum Method {
+    Token(FetchToken),
+    Asked(Option<Login>),
+}
+
+struct Current {
+    header: HeaderValue,
+    generation: u64,
+    fetched: Instant,
+    /// When it is to be renewed.
+    stale_after: Option<Duration>,
+}
+
+impl Current {
+    fn is_stale(&self) -> bool {
+        self.stale_after.is_some_and(|limit| self.fetched.elapsed() >= limit)
+    }
+}
+
+/// What goes into the Authorization header.
+pub(super) struct Credential {
+    pub(super) header: HeaderValue,
+    /// Counts the credentials, to tell an old one from the one in use.
+    pub(super) generation: u64,
+}
+
+impl Auth {
+    /// A token that is sent with every request and renewed by `fetch`.
+    pub fn token(fetch: FetchToken) -> Self {
+        Self::new(Method::Token(fetch))
+    }
+
+    /// A login that is given when the registry asks for one.
+    pub fn asked(login: Option<Login>) -> Self {
+        Self::new(Method::Asked(login))
+    }
+
+    fn new(method: Method) -> Self {
+        Self(Arc::new(Inner { method, current: Mutex::default(), forbidden: std::sync::Mutex::default() }))
+    }
+
+    pub(super) async fn credential(&self) -> Result<Option<Credential>> {
+        let mut current = self.0.current.lock().await;
+        let give = |current: &Current| Credential { header: current.header.clone(), generation: current.generation };
+        match (&*current, &self.0.method) {
+            (Some(known), _) if !known.is_stale() => return Ok(Some(give(known))),
+            // A registry that asks is answered when it asks: its challenge says how.
+            (_, Method::Asked(_)) => return Ok(None),
+            _ => {}
+        }
+        let Method::Token(fetch) = &self.0.method else { return Ok(None) };
+        match (fetch().await, &mut *current) {
+            (Ok(token), known) => {
+                let generation = known.as_ref().map_or(1, |known| known.generation + 1);
+                let fresh = from_token(&token, generation)?;
+                let credential = give(&fresh);
+                *known = Some(fresh);
+                Ok(Some(credential))
+            }
+            // Half its life is left: better an old token than none. The next try is not made with every request.
+            (Err(_), Some(old)) => {
+                old.stale_after = Some(old.fetched.elapsed() + RENEWAL_PAUSE);
+                Ok(Some(give(old)))
+            }
+            (Err(error), None) => Err(error),
+        }
+    }
+
+    /// After `operation` was refused with credential `generation`: gets a new one. False if none would help.
+    pub(super) async fn renew(
+        &self,
+        http: &Http,
+        repository: &str,
+        operation: &'static str,
+        generation: u64,
+        status: StatusCode,
+        challenges: &[String],
+    ) -> Result<bool> {
+        if status == StatusCode::FORBIDDEN && self.forbidden().contains(operation) {
+            return Ok(false);
+        }
+        let mut current = self.0.current.lock().await;
+        if current.as_ref().is_some_and(|current| current.generation > generation) {
+            return Ok(true);
+        }
+        match &self.0.method {
+            Method::Token(fetch) => {
+                *current = Some(from_token(&fetch().await?, generation + 1)?);
+                Ok(true)
+            }
+            Method::Asked(login) => {
+                if status != StatusCode::UNAUTHORIZED {
+                    return Ok(false);
+                }
+                let Some(fresh) = answer(http, repository, login.as_ref(), challenges, generation + 1).await? else {
+                    return Ok(false);
+                };
+                *current = Some(fresh);
+                Ok(true)
+            }
+        }
+    }
+
+    /// Notes what came of a request with a credential fresh from [`Auth::renew`].
+    pub(super) fn judge(&self, operation: &'static str, status: StatusCode) {
+        if status == StatusCode::FORBIDDEN {
+            self.forbidden().insert(operation);
+        }
+    }
+
+    fn forbidden(&self) -> std::sync::MutexGuard<'_, HashSet<&'static str>> {
+        self.0.forbidden.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+fn from_token(token: &FetchedToken, generation: u64) -> Result<Current> {
+    Ok(Current {
+        header: header("Basic", &token.basic)?,
+        generation,
+        fetched: Instant::now(),
+        stale_after: token.lifetime.map(|lifetime| lifetime / 2),
+    })
+}
+
+fn header(scheme: &str, secret: &SecretString) -> Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(&format!("{scheme} {}", secret.expose_secret())).map_err(|_| {
+        Error::new(Side::Destination, "authenticate", "the registry's token holds characters that no header may have")
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Answers a challenge. `None` if there is nothing to answer with.
+async fn answer(
+    http: &Http,
+    repository: &str,
+    login: Option<&Login>,
+    challenges: &[String],
+    generation: u64,
+) -> Result<Option<Current>> {
+    let current = |header, stale_after| Current { header, generation, fetched: Instant::now(), stale_after };
+    if let Some(bearer) = challenges.iter().find_map(|challenge| parse(challenge, "Bearer")) {
+        let (token, lifetime) = bearer_token(http, repository, login, &bearer).await?;
+        return Ok(Some(current(header("Bearer", &token)?, Some(lifetime / 2))));
+    }
+    let basic = challenges.iter().any(|challenge| parse(challenge, "Basic").is_some());
+    match login {
+        Some(Login::Password { username, password }) if basic => {
+            let pair = SecretString::from(STANDARD.encode(format!("{username}:{}", password.expose_secret())));
+            Ok(Some(current(header("Basic", &pair)?, None)))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// The parameters of a challenge of `scheme` (RFC 9110 section 11.6.1).
+fn parse(challenge: &str, scheme: &str) -> Option<Vec<(String, String)>> {
+    let (name, rest) = challenge.trim().split_once(' ').unwrap_or((challenge.trim(), ""));
+    if !name.eq_ignore_ascii_case(scheme) {
+        return None;
+    }
+    let mut parameters = Vec::new();
+    let mut rest = rest.trim();
+    while let Some((key, after)) = rest.split_once('=') {
+        let (value, next) = match after.strip_prefix('"') {
+            Some(quoted) => quoted.split_once('"').unwrap_or((quoted, "")),
+            None => after.split_once(',').unwrap_or((after, "")),
+        };
+        parameters.push((key.trim().trim_start_matches(',').trim().to_lowercase(), value.to_owned()));
+        rest = next.trim_start_matches([',', ' ']);
+    }
+    Some(parameters)
+}
+
+#[derive(Deserialize)]
+struct TokenAnswer {
+    token: Option<String>,
+    access_token: Option<String>,
+    expires_in: Option<u64>,
+}
+
+async fn bearer_token(
+    http: &Http,
+    repository: &str,
+    login: Option<&Login>,
+    challenge: &[(String, String)],
+) -> Result<(SecretString, Duration)> {
+    let operation = "get registry token";
+    let refuse = |what: &str| Error::new(Side::Destination, operation, what.to_owned());
+    let parameter = |name: &str| challenge.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    let realm =
+        parameter("realm").ok_or_else(|| refuse("the registry asks for a token but does not say where to get one"))?;
+    let realm = Url::parse(realm).map_err(|_| refuse("the registry names a token server that is no URL"))?;
+    let loopback = matches!(realm.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    if realm.scheme() != "https" && !loopback {
+        return Err(refuse("the registry's token server does not use https; the login is not sent to it"));
+    }
+    let scope = format!("repository:{repository}:pull,push");
+    let service = parameter("service").unwrap_or_default();
+    let request = match login {
+        Some(Login::IdentityToken(token)) => {
+            let form = url::form_urlencoded::Serializer::new(String::new())
+                .extend_pairs([
+                    ("grant_type", "refresh_token"),
+                    ("client_id", "ecr-push"),
+                    ("service", service),
+                    ("scope", &scope),
+                    ("refresh_token", token.expose_secret()),
+                ])
+                .finish();
+            let kind = "application/x-www-form-urlencoded";
+            http.client().post(realm.clone()).header(http::header::CONTENT_TYPE, kind).body(form)
+        }
+        other => {
+            let mut url = realm.clone();
+            url.query_pairs_mut().append_pair("service", service).append_pair("scope", &scope);
+            let request = http.client().get(url);
+            match other {
+                Some(Login::Password { username, password }) => {
+                    request.basic_auth(username, Some(password.expose_secret()))
+                }
+                _ => request,
+            }
+        }
+    };
+    let response = request.timeout(super::ANSWER).send().await;
+    let response = response.map_err(|error| transport_error(Side::Destination, operation, &error, &realm))?;
+    if !response.status().is_success() {
+        return Err(failure::refusal(operation, repository, response).await);
+    }
+    let bytes =
+        response.bytes().await.map_err(|error| transport_error(Side::Destination, operation, &error, &realm))?;
+    let answer: TokenAnswer =
+        serde_json::from_slice(&bytes).map_err(|_| refuse("the token server's answer cannot be understood"))?;
+    let token =
+        answer.token.or(answer.access_token).ok_or_else(|| refuse("the token server's answer holds no token"))?;
+    // A minute is what the specification says of an answer without a lifetime.
+    Ok((token.into(), Duration::from_secs(answer.expires_in.unwrap_or(60).max(60))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn challenges_are_read() {
+        let text =
+            r#"Bearer realm="https://auth.example/token",service="registry.example",scope="repository:a/b:pull,push""#;
+        let parameters = parse(text, "Bearer").unwrap();
+        assert_eq!(parameters[0], ("realm".into(), "https://auth.example/token".into()));
+        assert_eq!(parameters[2], ("scope".into(), "repository:a/b:pull,push".into()));
+        assert!(parse(text, "Basic").is_none());
+        assert_eq!(parse("Basic realm=x", "basic").unwrap(), [("realm".into(), "x".into())]);
+        assert!(parse("Basic", "Basic").unwrap().is_empty());
+        assert!(parse("Bearer realm=\"unclosed", "Bearer").is_some());
+    }
+}

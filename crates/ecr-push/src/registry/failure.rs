@@ -1,0 +1,109 @@
+//! What a registry's refusal means.
+
+use std::time::Duration;
+
+use http::{StatusCode, header};
+use reqwest::Response;
+use serde::Deserialize;
+
+use super::retry_for;
+use crate::error::{Error, Retry, Side};
+
+/// How much of an error's body is read.
+const BODY_LIMIT: usize = 64 * 1024;
+
+#[derive(Deserialize)]
+struct Body {
+    errors: Vec<Item>,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// Turns an answer that is not a success into an error. Codes and statuses decide; the sentence is shown.
+pub(super) async fn refusal(operation: &str, repository: &str, mut response: Response) -> Error {
+    let status = response.status();
+    let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let request_id =
+        header("x-amzn-requestid").or_else(|| header("x-amz-request-id")).or_else(|| header("x-request-id"));
+    let retry_after =
+        header(header::RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+    let host = response.url().host_str().unwrap_or("the registry").to_owned();
+    let mut bytes = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        bytes.extend_from_slice(&chunk);
+        if bytes.len() > BODY_LIMIT {
+            break;
+        }
+    }
+    let first = serde_json::from_slice::<Body>(&bytes).ok().and_then(|body| body.errors.into_iter().next());
+    let mut error = match first {
+        Some(item) => {
+            let text = if item.message.is_empty() { item.code.clone() } else { one_line(&item.message) };
+            Error::new(Side::Destination, operation, text).with_code(item.code)
+        }
+        None => Error::new(Side::Destination, operation, bare(operation, &host, status, &bytes)),
+    };
+    error = error.with_status(status.as_u16()).with_retry(retry_for(status));
+    if let Some(wait) = retry_after {
+        // A registry that asks for an hour is not obeyed; the budget would end first.
+        error = error.with_retry_after(wait.min(Duration::from_secs(60)));
+    }
+    if let Some(id) = request_id {
+        error = error.with_request_id(id);
+    }
+    explain(error, repository)
+}
+
+/// The sentence for an answer without an error in the registry's form: an empty one, or a page of some proxy.
+fn bare(operation: &str, host: &str, status: StatusCode, bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let text = one_line(text.trim());
+    if text.is_empty() {
+        return format!("{host} answered {status} to `{operation}` without a reason");
+    }
+    let shown: String = text.chars().take(200).collect();
+    format!("{host} answered {status} to `{operation}`: {shown}")
+}
+
+fn one_line(text: &str) -> String {
+    text.chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect::<String>()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+/// Adds what is known about a code.
+fn explain(error: Error, repository: &str) -> Error {
+    let code = error.code().unwrap_or_default().to_owned();
+    match (code.as_str(), error.status()) {
+        ("NAME_UNKNOWN", _) => error.with_hint(format!(
+            "create the repository `{repository}` first, or push with `--create-repository`; if it exists, check account and region"
+        )),
+        // 405 from ECR means that a parameter is not liked, usually the manifest (ecr-facts 4.2).
+        ("UNSUPPORTED", Some(405)) => {
+            error.with_hint("Amazon ECR refuses this manifest or name; the text above names the rule").with_retry(Retry::Never)
+        }
+        ("TOOMANYREQUESTS", _) => error.with_retry(Retry::Throttled),
+        _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_without_a_reason_still_says_who_answered_what() {
+        let text = bare("check blob", "host", StatusCode::FORBIDDEN, b"");
+        assert_eq!(text, "host answered 403 Forbidden to `check blob` without a reason");
+        let page = bare("put manifest", "host", StatusCode::BAD_GATEWAY, b"<html>\r\n<b>\x1b[31mproxy</b>");
+        assert_eq!(page, "host answered 502 Bad Gateway to `put manifest`: <html> <b> [31mproxy</b>");
+    }
+}

@@ -1,0 +1,228 @@
+//! The registry side: blobs, upload sessions, manifests (OCI distribution specification), and where ECR departs from it.
+
+mod auth;
+mod body;
+mod docker_config;
+mod failure;
+mod read;
+mod upload;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode, header};
+use reqwest::{RequestBuilder, Response};
+use url::Url;
+
+pub use auth::{Auth, FetchToken, FetchedToken};
+pub use body::Progress;
+pub use docker_config::DockerConfig;
+pub(crate) use upload::START_UPLOAD;
+
+use crate::error::{Error, Result, Retry, Side};
+use crate::http::{Http, transport_error};
+use crate::image::{Digest, Manifest, MediaType};
+
+/// How long an answer to a small request may take. A manifest is checked by the registry before it answers.
+const ANSWER: Duration = Duration::from_secs(60);
+
+/// The largest manifest that is read from a registry (ecr-facts 3).
+const MANIFEST_LIMIT: usize = 4 << 20;
+
+/// A repository of a registry.
+#[derive(Clone)]
+pub struct Repository {
+    http: Http,
+    base: Url,
+    name: String,
+    auth: Auth,
+}
+
+/// A manifest that a registry holds.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its digest, computed from the bytes.
+    pub digest: Digest,
+    /// The manifest, if it is one that this program knows.
+    pub manifest: Option<Manifest>,
+}
+
+/// What a registry says of a blob.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlobStatus {
+    /// It is there.
+    Present,
+    /// It is not.
+    Absent,
+    /// The right to ask is missing, or the registry does not answer this question (ECR Public, ecr-facts 4.7).
+    Unaskable,
+}
+
+impl Repository {
+    /// The repository `name` at `base` (`https://HOST[:PORT]/`).
+    pub fn new(http: Http, base: Url, name: impl Into<String>, auth: Auth) -> Self {
+        Self { http, base, name: name.into(), auth }
+    }
+
+    /// The name, without the host.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn url(&self, rest: &str) -> Result<Url> {
+        self.base.join(&format!("/v2/{}/{rest}", self.name)).map_err(|error| {
+            Error::new(Side::Destination, "build URL", format!("`{rest}` does not fit into a URL")).with_source(error)
+        })
+    }
+
+    /// Asks for one blob (`HEAD`).
+    ///
+    /// # Errors
+    /// If the registry cannot be asked, or answers with something else than yes, no and "that is not asked here".
+    pub async fn blob(&self, digest: &Digest) -> Result<BlobStatus> {
+        let url = self.url(&format!("blobs/{digest}"))?;
+        let operation = "check blob";
+        let response = self.send(operation, |client| client.request(Method::HEAD, url.clone()).timeout(ANSWER)).await?;
+        match response.status() {
+            status if status.is_success() => Ok(BlobStatus::Present),
+            StatusCode::NOT_FOUND => Ok(BlobStatus::Absent),
+            StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
+                Ok(BlobStatus::Unaskable)
+            }
+            _ => Err(failure::refusal(operation, &self.name, response).await),
+        }
+    }
+
+    /// The manifest under a tag or digest, if there is one.
+    ///
+    /// # Errors
+    /// If the registry refuses (status 403 when `ecr:BatchGetImage` is missing) or cannot be asked.
+    pub async fn manifest(&self, reference: &str) -> Result<Option<Found>> {
+        let url = self.url(&format!("manifests/{reference}"))?;
+        let operation = "read manifest";
+        let request = |client: &reqwest::Client| {
+            client.request(Method::GET, url.clone()).header(header::ACCEPT, MediaType::ACCEPT).timeout(ANSWER)
+        };
+        let mut response = self.send(operation, request).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Ok(None);
+        }
+        if !response.status().is_success() {
+            return Err(failure::refusal(operation, &self.name, response).await);
+        }
+        let media_type = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
+        let mut bytes = Vec::new();
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| transport_error(Side::Destination, operation, &error, &url))?
+        {
+            if bytes.len() + chunk.len() > MANIFEST_LIMIT {
+                return Err(Error::new(
+                    Side::Destination,
+                    operation,
+                    format!("the manifest at {reference} is over 4 MiB"),
+                ));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        let bytes = Bytes::from(bytes);
+        let digest = Digest::of(&bytes);
+        Ok(Some(Found { digest, manifest: Manifest::parse(bytes, media_type.as_deref()).ok() }))
+    }
+
+    /// Puts a manifest under a tag or its digest. Answers nothing: a registry that stored something else under our name
+    /// is an error.
+    ///
+    /// # Errors
+    /// If the registry refuses or cannot be asked.
+    pub async fn put_manifest(&self, reference: &str, manifest: &Manifest) -> Result<()> {
+        let url = self.url(&format!("manifests/{reference}"))?;
+        let operation = "put manifest";
+        let request = |client: &reqwest::Client| {
+            client
+                .request(Method::PUT, url.clone())
+                .header(header::CONTENT_TYPE, &manifest.media_type)
+                .body(manifest.bytes.clone())
+                .timeout(ANSWER)
+        };
+        let response = self.send(operation, request).await?;
+        if !response.status().is_success() {
+            return Err(failure::refusal(operation, &self.name, response).await);
+        }
+        let told = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+        // The header is missing at times (ecr-facts 4.6); if it is there, it must be ours.
+        match told {
+            Some(told) if told != manifest.digest.to_string() => Err(Error::new(
+                Side::Destination,
+                operation,
+                format!("the registry stored {reference} as {told}, but {} was sent", manifest.digest),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Sends a request with authentication. A kept connection that was closed before any answer is replayed once; a
+    /// credential that is not accepted is renewed once.
+    async fn send(
+        &self,
+        operation: &'static str,
+        build: impl Fn(&reqwest::Client) -> RequestBuilder,
+    ) -> Result<Response> {
+        let mut renewed = false;
+        let mut replayed = false;
+        loop {
+            let credential = self.auth.credential().await?;
+            let generation = credential.as_ref().map_or(0, |credential| credential.generation);
+            let mut request = build(self.http.client());
+            if let Some(credential) = credential {
+                request = request.header(header::AUTHORIZATION, credential.header);
+            }
+            let response = match request.send().await {
+                Ok(response) => response,
+                Err(error) if !replayed && closed_before_answer(&error) => {
+                    replayed = true;
+                    continue;
+                }
+                Err(error) => return Err(transport_error(Side::Destination, operation, &error, &self.base)),
+            };
+            if renewed {
+                self.auth.judge(operation, response.status());
+            }
+            let refused = matches!(response.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+            if !refused || renewed {
+                return Ok(response);
+            }
+            let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
+            let challenges: Vec<String> =
+                challenges.iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();
+            if !self.auth.renew(&self.http, &self.name, operation, generation, response.status(), &challenges).await? {
+                return Ok(response);
+            }
+            renewed = true;
+        }
+    }
+}
+
+/// True if a kept connection was closed by the far side before it answered: the request was most likely never read.
+fn closed_before_answer(error: &reqwest::Error) -> bool {
+    if error.is_timeout() || error.is_connect() {
+        return false;
+    }
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(inner) = cause {
+        if let Some(inner) = inner.downcast_ref::<hyper::Error>() {
+            return inner.is_incomplete_message() || inner.is_closed() || inner.is_canceled();
+        }
+        cause = inner.source();
+    }
+    false
+}
+
+/// The verdict on an answer by its status (ecr-facts 4.2, section 12).
+fn retry_for(status: StatusCode) -> Retry {
+    match status.as_u16() {
+        429 => Retry::Throttled,
+        401 => Retry::NewToken,
+        408 | 499 | 500 | 502 | 503 | 504 | 522 => Retry::Backoff,
+        _ => Retry::Never,
+    }
+}

@@ -1,0 +1,163 @@
+//! The upload of a blob: one POST that opens a session, one streamed PUT with everything.
+//!
+//! Two requests, whatever the size. The PUT has a Content-Length and never a Content-Range, which ECR would take for a
+//! part (ecr-facts 4.4). A session is used once: what ECR keeps of a broken one cannot be told, and going on in it ends
+//! in 416, so whoever tries again opens a new one.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode, header};
+use url::Url;
+
+use super::body::{Broken, Watch, body};
+use super::{ANSWER, Progress, Repository, failure};
+use crate::error::{Error, Result, Retry, Side};
+use crate::http::transport_error;
+use crate::image::Digest;
+use crate::source::Content;
+
+/// The operation that opens a session, as errors name it.
+pub(crate) const START_UPLOAD: &str = "start upload";
+
+/// An upload of which no byte moves for so long is dead. A link that comes back within it is not given up: TCP's own
+/// back-off needs up to 26 s after an outage of 15 s.
+const STALLED: Duration = Duration::from_secs(30);
+
+/// How long a registry may take to check and store a blob after its last byte: two minutes, and a second for each 10 MB.
+fn commit_time(size: u64) -> Duration {
+    Duration::from_secs(120 + size / 10_000_000)
+}
+
+impl Repository {
+    /// Opens an upload session. Answers where the bytes go.
+    ///
+    /// # Errors
+    /// If the registry refuses (a missing repository, a missing right) or cannot be asked.
+    pub async fn start_upload(&self) -> Result<Url> {
+        let url = self.url("blobs/uploads/")?;
+        let operation = START_UPLOAD;
+        let request = |client: &reqwest::Client| {
+            // Some registries insist on the length (ecr-facts 4.3).
+            client.request(Method::POST, url.clone()).header(header::CONTENT_LENGTH, "0").timeout(ANSWER)
+        };
+        let response = self.send(operation, request).await?;
+        if !response.status().is_success() {
+            return Err(failure::refusal(operation, &self.name, response).await);
+        }
+        let refuse = |what: String| Err(Error::new(Side::Destination, operation, what));
+        let Some(location) = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()) else {
+            return refuse(format!(
+                "the registry answered {} without saying where to send the bytes",
+                response.status()
+            ));
+        };
+        let Ok(target) = url.join(location) else {
+            return refuse("the registry named an upload location that is no URL".to_owned());
+        };
+        // The credential goes along with the bytes, so they go nowhere else.
+        if target.origin() != self.base.origin() {
+            return refuse(format!(
+                "the registry wants the bytes at another place ({}), which is not allowed",
+                target.origin().ascii_serialization()
+            ));
+        }
+        Ok(target)
+    }
+
+    /// Sends a blob: opens a session, streams the bytes, has them committed. Not repeated here.
+    ///
+    /// # Errors
+    /// If the registry refuses, the connection breaks or stalls, or the bytes are not what was promised.
+    pub async fn upload(&self, digest: Digest, content: &Content, progress: Progress) -> Result<()> {
+        let mut target = self.start_upload().await?;
+        target.query_pairs_mut().append_pair("digest", &digest.to_string());
+        let operation = "send blob";
+        let credential = self.auth.credential().await?;
+        let (watch, stream) = body(content.clone(), digest, progress);
+        let mut request = self
+            .http
+            .client()
+            .request(Method::PUT, target.clone())
+            .header(header::CONTENT_TYPE, "application/octet-stream")
+            .header(header::CONTENT_LENGTH, content.len())
+            .body(reqwest::Body::wrap_stream(stream));
+        let generation = credential.as_ref().map_or(0, |credential| credential.generation);
+        if let Some(credential) = credential {
+            request = request.header(header::AUTHORIZATION, credential.header);
+        }
+        let answer = tokio::select! {
+            answer = request.send() => answer,
+            waited = stalled(&watch, content.len()) => return Err(self.stall(digest, &watch, waited)),
+        };
+        let response = match answer {
+            Ok(response) => response,
+            Err(error) => {
+                return Err(match watch.broken() {
+                    Some(broken) => broken_source(digest, broken),
+                    None => transport_error(Side::Destination, operation, &error, &self.base),
+                });
+            }
+        };
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
+            let challenges: Vec<String> =
+                challenges.iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();
+            if self.auth.renew(&self.http, &self.name, operation, generation, status, &challenges).await? {
+                // A new token is at hand: once more, in a new session.
+                return Err(failure::refusal(operation, &self.name, response).await.with_retry(Retry::NewToken));
+            }
+        }
+        let error = failure::refusal(operation, &self.name, response).await;
+        // 404 and 416 speak of the session, not of the blob: a new one will do.
+        Err(match (status.as_u16(), error.code()) {
+            (404, Some("BLOB_UPLOAD_UNKNOWN")) | (416, _) => error.with_retry(Retry::Backoff),
+            _ => error,
+        })
+    }
+
+    fn stall(&self, digest: Digest, watch: &Watch, waited: Duration) -> Error {
+        let host = self.base.host_str().unwrap_or("the registry");
+        let message = if watch.ended() {
+            format!("{host} has not confirmed {} within {} s of its last byte", digest.short(), waited.as_secs())
+        } else {
+            format!(
+                "the upload of {} to {host} stalled: no byte moved for {} s after the first {}",
+                digest.short(),
+                waited.as_secs(),
+                watch.sent()
+            )
+        };
+        Error::new(Side::Destination, "send blob", message).with_code("stalled").with_retry(Retry::Backoff)
+    }
+}
+
+/// Waits until an upload is dead; answers for how long nothing moved.
+async fn stalled(watch: &Watch, size: u64) -> Duration {
+    loop {
+        let limit = if watch.ended() { commit_time(size) } else { STALLED };
+        let idle = watch.idle();
+        if idle >= limit {
+            return idle;
+        }
+        tokio::time::sleep((limit - idle).min(Duration::from_secs(1))).await;
+    }
+}
+
+fn broken_source(digest: Digest, broken: Broken) -> Error {
+    match broken {
+        Broken::Unreadable(error) => {
+            Error::new(Side::Source, "read blob", format!("the blob {digest} cannot be read: {error}"))
+                .with_source(error)
+        }
+        Broken::WrongDigest(actual) => Error::new(
+            Side::Source,
+            "read blob",
+            format!("the blob {digest} is damaged: its bytes have the digest {actual}"),
+        )
+        .with_hint("save or copy the image again"),
+    }
+}
