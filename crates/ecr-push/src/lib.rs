@@ -11,6 +11,7 @@ pub mod error;
 pub mod events;
 pub mod http;
 pub mod image;
+pub mod push;
 pub mod registry;
 pub mod retry;
 pub mod source;

@@ -1,0 +1,145 @@
+//! What is to be done, decided by pure functions: from what the image is and what the registry has.
+
+use crate::error::{Error, Result, Side};
+use crate::image::{Digest, Manifest, Tag};
+use crate::registry::Found;
+
+/// What identifies the image that is to be pushed, as far as it is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Identity {
+    /// The digest of the manifest or index.
+    pub(super) root: Option<Digest>,
+    /// The config's digest, where the manifest is ours to make.
+    pub(super) config: Option<Digest>,
+}
+
+impl Identity {
+    /// True if what the registry has is the same image: the same manifest, or, where the manifest is ours to make, one
+    /// for the same config.
+    pub(super) fn is(&self, found: &Found) -> bool {
+        if self.root == Some(found.digest) {
+            return true;
+        }
+        let theirs = found.manifest.as_ref().and_then(Manifest::config_digest);
+        self.config.is_some() && self.config == theirs
+    }
+
+    fn is_known(&self) -> bool {
+        self.root.is_some() || self.config.is_some()
+    }
+}
+
+/// A tag and what it points at.
+#[derive(Clone, Debug)]
+pub(super) struct TagState {
+    pub(super) tag: Tag,
+    pub(super) found: Option<Found>,
+    /// True if the registry is known to refuse that this tag moves.
+    pub(super) immutable: bool,
+}
+
+/// Refuses a push that would move an immutable tag, before anything is sent.
+pub(super) fn refuse_moves(identity: &Identity, states: &[TagState], repository: &str) -> Result<()> {
+    if !identity.is_known() {
+        return Ok(());
+    }
+    for state in states.iter().filter(|state| state.immutable) {
+        if let Some(found) = &state.found
+            && !identity.is(found)
+        {
+            return Err(moved(&state.tag, found, identity, repository));
+        }
+    }
+    Ok(())
+}
+
+/// The sentence for an immutable tag that points at another image.
+pub(super) fn moved(tag: &Tag, found: &Found, identity: &Identity, repository: &str) -> Error {
+    let theirs = found.manifest.as_ref().and_then(Manifest::config_digest);
+    let (kind, there, ours) = match (identity.config, theirs) {
+        (Some(ours), Some(there)) => ("config", there.to_string(), ours.to_string()),
+        _ => (
+            "manifest",
+            found.digest.to_string(),
+            identity.root.map_or_else(|| "another image".into(), |d| d.to_string()),
+        ),
+    };
+    Error::new(
+        Side::Destination,
+        "check tag",
+        format!("the tag `{tag}` of {repository} is immutable and holds another image: {kind} {there} is there, {ours} would be pushed"),
+    )
+    .with_code("ImageTagAlreadyExistsException")
+    .with_hint("push under a new tag, or allow this tag to move in the repository's tag mutability settings")
+}
+
+/// The manifest in the registry that already is the image, if one of the tags has it.
+pub(super) fn existing<'a>(identity: &Identity, states: &'a [TagState]) -> Option<&'a Manifest> {
+    states
+        .iter()
+        .filter_map(|state| state.found.as_ref())
+        .filter(|found| identity.is(found))
+        .find_map(|f| f.manifest.as_ref())
+}
+
+/// The tags in the order in which they are put: as given, `latest` last, each once.
+pub(super) fn order(tags: &[Tag]) -> Vec<Tag> {
+    let mut ordered: Vec<Tag> = Vec::new();
+    let (latest, others): (Vec<&Tag>, Vec<&Tag>) = tags.iter().partition(|tag| tag.as_str() == "latest");
+    for tag in others.into_iter().chain(latest) {
+        if !ordered.contains(tag) {
+            ordered.push(tag.clone());
+        }
+    }
+    ordered
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Descriptor, MediaType, docker_manifest};
+
+    fn tag(text: &str) -> Tag {
+        text.parse().unwrap()
+    }
+
+    fn found(config: &str) -> Found {
+        let config =
+            Descriptor { media_type: MediaType::DOCKER_CONFIG.into(), digest: Digest::of(config.as_bytes()), size: 1 };
+        let manifest = docker_manifest(&config, &[]).unwrap();
+        Found { digest: manifest.digest, manifest: Some(manifest) }
+    }
+
+    fn state(found: Option<Found>, immutable: bool) -> TagState {
+        TagState { tag: tag("v1"), found, immutable }
+    }
+
+    #[test]
+    fn latest_goes_last_and_nothing_goes_twice() {
+        let tags: Vec<Tag> = ["latest", "v1", "v1", "v2", "latest"].map(tag).to_vec();
+        assert_eq!(order(&tags), ["v1", "v2", "latest"].map(tag));
+    }
+
+    #[test]
+    fn the_same_config_is_the_same_image_only_where_the_manifest_is_ours() {
+        let there = found("a");
+        let ours = Identity { root: None, config: Some(Digest::of(b"a")) };
+        assert!(ours.is(&there));
+        assert!(existing(&ours, &[state(Some(there.clone()), false)]).is_some());
+        let other = Identity { root: Some(Digest::of(b"x")), config: None };
+        assert!(!other.is(&there));
+        assert!(Identity { root: Some(there.digest), config: None }.is(&there));
+    }
+
+    #[test]
+    fn an_immutable_tag_with_another_image_is_refused_and_both_are_shown() {
+        let identity = Identity { root: None, config: Some(Digest::of(b"b")) };
+        let there = found("a");
+        let error = refuse_moves(&identity, &[state(Some(there.clone()), true)], "host/app").unwrap_err();
+        assert!(error.message().contains(&Digest::of(b"a").to_string()), "{}", error.message());
+        assert!(error.message().contains(&Digest::of(b"b").to_string()), "{}", error.message());
+        assert!(refuse_moves(&identity, &[state(Some(there), false)], "host/app").is_ok());
+        assert!(refuse_moves(&identity, &[state(None, true)], "host/app").is_ok());
+        assert!(refuse_moves(&Identity::default(), &[state(Some(found("a")), true)], "host/app").is_ok());
+    }
+}

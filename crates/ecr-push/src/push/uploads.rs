@@ -1,0 +1,251 @@
+//! The sending half of a transfer: asks what the registry lacks, and sends it, several blobs at a time.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
+
+use super::destination::Destination;
+use super::intake::Blob;
+use crate::error::{Error, Result, Retry, Side};
+use crate::events::{BlobAction, Event, Events};
+use crate::image::{DiffId, Digest};
+use crate::registry::{Progress, START_UPLOAD};
+use crate::retry::RetryBudget;
+
+/// Blobs below this size are small: their cost is the round trip, so more of them go at a time.
+const SMALL: u64 = 8 << 20;
+
+/// How many small uploads there are for each large one.
+const SMALL_FOR_LARGE: usize = 4;
+
+/// ECR may close the connection at the start of an upload instead of naming a missing repository (ecr-facts 4.3). After
+/// so many the API is asked for the cause.
+const CUT_BEFORE_ASKING: usize = 2;
+
+/// Digests asked for in one call (ecr-facts 2.4).
+const ASK_AT_ONCE: usize = 100;
+
+/// What was done for a blob.
+#[derive(Clone, Debug)]
+pub struct BlobReport {
+    /// Its digest.
+    pub digest: Digest,
+    /// Its diff id, where it is known.
+    pub diff_id: Option<DiffId>,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What was done.
+    pub action: BlobAction,
+}
+
+/// Sends blobs to one destination.
+#[derive(Clone)]
+pub(super) struct Uploads {
+    destination: Destination,
+    retry: RetryBudget,
+    events: Events,
+    dry_run: bool,
+    /// What was asked for before anything was read.
+    known: Arc<HashMap<Digest, bool>>,
+    small: Arc<Lanes>,
+    large: Arc<Lanes>,
+}
+
+/// Uploads of one kind that may go on at a time. Each reset or 429 closes one lane, down to the last.
+struct Lanes {
+    permits: Semaphore,
+    open: AtomicUsize,
+}
+
+impl Lanes {
+    fn new(count: usize) -> Arc<Self> {
+        Arc::new(Self { permits: Semaphore::new(count), open: AtomicUsize::new(count) })
+    }
+
+    /// True if a lane was closed.
+    fn close_one(&self) -> bool {
+        let fewer = |open: usize| (open > 1).then(|| open - 1);
+        self.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fewer).is_ok()
+    }
+}
+
+enum Done {
+    Asked(Vec<(bool, Blob)>),
+    Blob(BlobReport),
+}
+
+impl Uploads {
+    pub(super) fn new(
+        destination: Destination,
+        retry: RetryBudget,
+        events: Events,
+        jobs: usize,
+        dry_run: bool,
+    ) -> Self {
+        let jobs = jobs.max(1);
+        let (small, large) = (Lanes::new(jobs * SMALL_FOR_LARGE), Lanes::new(jobs));
+        Self { destination, retry, events, dry_run, known: Arc::default(), small, large }
+    }
+
+    /// How many uploads, large and small, may go on at a time.
+    pub(super) fn lanes(&self) -> usize {
+        self.small.open.load(Ordering::Relaxed) + self.large.open.load(Ordering::Relaxed)
+    }
+
+    /// Asks for blobs whose digests are known beforehand, a hundred in a call.
+    pub(super) async fn ask_ahead(&mut self, digests: &[Digest]) -> Result<()> {
+        let mut known = HashMap::new();
+        for some in digests.chunks(ASK_AT_ONCE) {
+            let present = self.destination.present_of(some, &self.retry).await?;
+            known.extend(some.iter().map(|digest| (*digest, present.contains(digest))));
+        }
+        self.known = Arc::new(known);
+        Ok(())
+    }
+
+    /// Takes blobs until the other end of `blobs` is dropped and all are done.
+    pub(super) async fn run(self, mut blobs: mpsc::UnboundedReceiver<Blob>) -> Result<Vec<BlobReport>> {
+        let mut tasks: JoinSet<Result<Done>> = JoinSet::new();
+        let mut seen = HashSet::new();
+        let mut reports = Vec::new();
+        let mut open = true;
+        while open || !tasks.is_empty() {
+            let mut batch = Vec::new();
+            tokio::select! {
+                count = blobs.recv_many(&mut batch, ASK_AT_ONCE), if open => {
+                    open = count > 0;
+                    batch.retain(|blob: &Blob| seen.insert(blob.digest));
+                    if !batch.is_empty() {
+                        let this = self.clone();
+                        tasks.spawn(async move { this.ask(batch).await });
+                    }
+                }
+                Some(done) = tasks.join_next(), if !tasks.is_empty() => {
+                    match done.map_err(|error| Error::new(Side::Local, "send blobs", "a task ended early").with_source(error))?? {
+                        Done::Blob(report) => reports.push(report),
+                        Done::Asked(answers) => {
+                            for (present, blob) in answers {
+                                if present || self.dry_run {
+                                    reports.push(self.finish(&blob, if present { BlobAction::Skipped } else { BlobAction::WouldSend }));
+                                    continue;
+                                }
+                                let this = self.clone();
+                                tasks.spawn(async move { this.send(blob).await.map(Done::Blob) });
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        Ok(reports)
+    }
+
+    /// Sends one blob outside of the stream, if the registry lacks it.
+    pub(super) async fn one(&self, blob: Blob) -> Result<BlobReport> {
+        if self.destination.present(&blob.digest, &self.retry).await? {
+            return Ok(self.finish(&blob, BlobAction::Skipped));
+        }
+        if self.dry_run {
+            return Ok(self.finish(&blob, BlobAction::WouldSend));
+        }
+        self.send(blob).await
+    }
+
+    async fn ask(&self, batch: Vec<Blob>) -> Result<Done> {
+        let unknown: Vec<Digest> =
+            batch.iter().map(|blob| blob.digest).filter(|d| !self.known.contains_key(d)).collect();
+        let present = if unknown.is_empty() {
+            HashSet::new()
+        } else {
+            self.destination.present_of(&unknown, &self.retry).await?
+        };
+        let there = |digest: Digest| self.known.get(&digest).copied().unwrap_or_else(|| present.contains(&digest));
+        let answer = |blob: Blob| (there(blob.digest), blob);
+        Ok(Done::Asked(batch.into_iter().map(answer).collect()))
+    }
+
+    fn finish(&self, blob: &Blob, action: BlobAction) -> BlobReport {
+        let (digest, size) = (blob.digest, blob.content.len());
+        self.events.emit(Event::BlobDone { digest, size, action });
+        BlobReport { digest, diff_id: blob.diff_id, size, action }
+    }
+
+    async fn send(&self, blob: Blob) -> Result<BlobReport> {
+        let digest = blob.digest;
+        if blob.content.is_empty() && self.destination.ecr.is_some() {
+            return Err(Error::new(
+                Side::Destination,
+                "send blob",
+                format!("the blob {digest} is empty, and Amazon ECR stores no empty blobs"),
+            ));
+        }
+        let lanes = if blob.content.len() < SMALL { &self.small } else { &self.large };
+        let permit = lanes.permits.acquire().await;
+        let permit = permit.map_err(|_| Error::new(Side::Local, "send blob", "the uploads have ended"))?;
+        self.events.emit(Event::UploadStarted { digest, size: blob.content.len() });
+        let tried = AtomicBool::new(false);
+        let renewed = AtomicBool::new(false);
+        let closed = AtomicBool::new(false);
+        let cut = AtomicUsize::new(0);
+        let what = format!("send {}", digest.short());
+        self.retry
+            .run(&what, || async {
+                loop {
+                    // An answer may have been lost, or another push may have been faster: ask before sending again.
+                    if tried.swap(true, Ordering::Relaxed) {
+                        self.events.emit(Event::UploadRestarted { digest });
+                        if self.destination.present(&digest, &self.retry).await.unwrap_or(false) {
+                            return Ok(());
+                        }
+                    }
+                    let error =
+                        match self.destination.repository.upload(digest, &blob.content, self.progress(digest)).await {
+                            Ok(()) => return Ok(()),
+                            Err(error) => error,
+                        };
+                    match error.retry() {
+                        Retry::NewToken if !renewed.swap(true, Ordering::Relaxed) => {}
+                        Retry::Backoff | Retry::Brief | Retry::Throttled => {
+                            // A 429, or no answer at all: a reset, a stall. Fewer at a time then.
+                            let too_much = error.retry() == Retry::Throttled || error.status().is_none();
+                            if too_much && !closed.load(Ordering::Relaxed) && lanes.close_one() {
+                                closed.store(true, Ordering::Relaxed);
+                            }
+                            let at_start = error.operation() == START_UPLOAD && error.status().is_none();
+                            if at_start && cut.fetch_add(1, Ordering::Relaxed) + 1 == CUT_BEFORE_ASKING {
+                                return Err(self.destination.explain_cut(error).await);
+                            }
+                            return Err(error);
+                        }
+                        _ => return Err(error),
+                    }
+                }
+            })
+            .await
+            .map_err(|error| self.destination.explain(error))?;
+        if closed.load(Ordering::Relaxed) {
+            permit.forget();
+        }
+        Ok(self.finish(&blob, BlobAction::Sent))
+    }
+
+    fn progress(&self, digest: Digest) -> Progress {
+        let events = self.events.clone();
+        Arc::new(move |bytes| events.emit(Event::Uploaded { digest, bytes }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lanes_close_one_by_one_but_for_the_last() {
+        let lanes = Lanes::new(3);
+        assert!(lanes.close_one() && lanes.close_one());
+        assert!(!lanes.close_one());
+    }
+}
