@@ -1,0 +1,264 @@
+//! Listening, connections, and the way of a request through faults and doors.
+
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue, LOCATION};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::engine::Engine;
+use crate::faults::{Answer, FaultAction};
+use crate::http::{Request, RequestBody, Response, ResponseExt, Stop, answer};
+use crate::imds::Metadata;
+use crate::registry::Target;
+use crate::socket::Socket;
+use crate::util::lock;
+use crate::{api, registry, s3, sts};
+
+/// How long a connection stays after an early answer. Closing at once, with bytes unread, would reset it, and the
+/// reset could overtake the answer.
+const LINGER: Duration = Duration::from_millis(250);
+
+/// What one port serves.
+#[derive(Clone)]
+pub(crate) enum Service {
+    Ecr(Arc<Engine>),
+    Metadata(Arc<Metadata>),
+}
+
+/// How a connection ends, if a request decides it.
+#[derive(Clone, Default)]
+struct Ending {
+    reset: Arc<AtomicBool>,
+    linger: Arc<AtomicBool>,
+}
+
+/// Accepts connections until the task is dropped; its connections end with it.
+pub(crate) async fn listen(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    service: Service,
+    shutdown: watch::Receiver<bool>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        let tcp = match listener.accept().await {
+            Ok((tcp, _)) => tcp,
+            Err(error) => {
+                // Out of file descriptors, most likely: some will come back.
+                tracing::warn!("cannot accept a connection: {error}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        while connections.try_join_next().is_some() {}
+        connections.spawn(connection(tcp, tls.clone(), service.clone(), shutdown.clone()));
+    }
+}
+
+async fn connection(tcp: TcpStream, tls: Option<TlsAcceptor>, service: Service, shutdown: watch::Receiver<bool>) {
+    let ending = Ending::default();
+    let socket = Socket::new(tcp, Arc::clone(&ending.reset));
+    match tls {
+        None => converse(socket, ending, service, shutdown).await,
+        Some(acceptor) => match acceptor.accept(socket).await {
+            Ok(stream) => converse(stream, ending, service, shutdown).await,
+            Err(error) => tracing::debug!("no TLS handshake: {error}"),
+        },
+    }
+}
+
+async fn converse<S>(stream: S, ending: Ending, service: Service, shutdown: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let serve = service_fn(|request| {
+        // In a task of its own: hyper drops the future of a request whose client went away, but a commit must go
+        // on, and what an upload received must be kept.
+        let task = tokio::spawn(handle(service.clone(), request, ending.clone(), shutdown.clone()));
+        async move { task.await.map_err(io::Error::other)? }
+    });
+    let mut connection =
+        std::pin::pin!(http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), serve));
+    if let Err(error) = connection.as_mut().await {
+        tracing::debug!("a connection ended: {error}");
+    }
+    if ending.linger.load(Ordering::Acquire) {
+        tokio::time::sleep(LINGER).await;
+    }
+}
+
+async fn handle(
+    service: Service,
+    request: hyper::Request<Incoming>,
+    ending: Ending,
+    shutdown: watch::Receiver<bool>,
+) -> io::Result<Response> {
+    let engine = match &service {
+        Service::Ecr(engine) => Arc::clone(engine),
+        Service::Metadata(metadata) => Arc::clone(metadata.engine()),
+    };
+    let (head, incoming) = request.into_parts();
+    let path_and_query = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    let operation = match &service {
+        Service::Metadata(_) => String::new(),
+        Service::Ecr(_) => operation(&head, &path_and_query),
+    };
+    let method = head.method.as_str();
+    let entry = engine.recorder.begin(method, &path_and_query, &operation);
+    let fault = lock(&engine.script).meet(method, &path_and_query, &operation);
+    let request = Request {
+        method: head.method.clone(),
+        path: head.uri.path().to_owned(),
+        query: head.uri.query().unwrap_or_default().to_owned(),
+        headers: head.headers,
+        body: RequestBody::new(incoming, Arc::clone(&entry), shutdown),
+        entry: Arc::clone(&entry),
+    };
+    let is_head = request.method == "HEAD";
+    let serve = |request| serve(&service, &engine, request);
+    let mut response = match fault {
+        None => serve(request).await?,
+        Some(fault) => suffer(fault, &engine, request, &ending, serve).await?,
+    };
+    if is_head && !response.status().is_success() {
+        *response.body_mut() = crate::http::full("");
+    }
+    entry.answered(response.status().as_u16());
+    Ok(response)
+}
+
+/// What a request is or stands for.
+fn operation(head: &hyper::http::request::Parts, path_and_query: &str) -> String {
+    if let Some(target) = head.headers.get("x-amz-target").and_then(|value| value.to_str().ok()) {
+        return api::operation(target).to_owned();
+    }
+    match head.uri.path() {
+        // Its action is in the body, which a fault may have to leave unread.
+        "/" => "STS".to_owned(),
+        _ => Target::parse(path_and_query.split('?').next().unwrap_or_default())
+            .operation(head.method.as_str())
+            .to_owned(),
+    }
+}
+
+async fn serve(service: &Service, engine: &Engine, request: Request) -> io::Result<Response> {
+    if let Service::Metadata(metadata) = service {
+        return metadata.serve(request).await;
+    }
+    let is_form =
+        request.header("content-type").is_some_and(|kind| kind.starts_with("application/x-www-form-urlencoded"));
+    match request.path.as_str() {
+        "/" if is_form || request.query.contains("Action=") => sts::serve(engine, request).await,
+        "/" if request.method == "POST" => api::serve(engine, request).await,
+        "/v2" => registry::serve(engine, request).await,
+        path if path.starts_with("/v2/") => registry::serve(engine, request).await,
+        path if path.starts_with(s3::PREFIX) => Ok(s3::serve(engine, &request)),
+        _ => Ok(answer(404, "404 page not found\n")),
+    }
+}
+
+/// Does what a fault says. `serve` is the ordinary way.
+async fn suffer<F, Fut>(
+    fault: FaultAction,
+    engine: &Engine,
+    mut request: Request,
+    ending: &Ending,
+    serve: F,
+) -> io::Result<Response>
+where
+    F: Fn(Request) -> Fut,
+    Fut: Future<Output = io::Result<Response>>,
+{
+    match fault {
+        FaultAction::Answer(answer) => {
+            request.body.drain().await?;
+            Ok(render(&answer, &request))
+        }
+        FaultAction::Close => Err(io::Error::other("closed by a fault")),
+        FaultAction::Delay(time) => {
+            tokio::time::sleep(time).await;
+            serve(request).await
+        }
+        FaultAction::DelayAnswer(time) => {
+            let response = serve(request).await;
+            tokio::time::sleep(time).await;
+            response
+        }
+        FaultAction::EarlyAnswer(answer) => {
+            ending.linger.store(true, Ordering::Release);
+            let mut response = render(&answer, &request);
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            Ok(response)
+        }
+        FaultAction::ExpireTokens => {
+            engine.identities.expire_tokens();
+            serve(request).await
+        }
+        FaultAction::Location(location) => {
+            let mut response = serve(request).await?;
+            response.headers_mut().remove(LOCATION);
+            Ok(match location {
+                Some(location) => response.header("location", location),
+                None => response,
+            })
+        }
+        FaultAction::LoseAnswer => {
+            serve(request).await?;
+            Err(io::Error::other("the answer was lost by a fault"))
+        }
+        FaultAction::Reset { after } => stop(request, after, Stop::Reset(Arc::clone(&ending.reset)), serve).await,
+        FaultAction::Stall { after } => stop(request, after, Stop::Stall, serve).await,
+    }
+}
+
+async fn stop<F, Fut>(mut request: Request, after: u64, stop: Stop, serve: F) -> io::Result<Response>
+where
+    F: Fn(Request) -> Fut,
+    Fut: Future<Output = io::Result<Response>>,
+{
+    request.body.stop_after(after, stop);
+    // Without this a request that has no body would pass.
+    if after == 0 {
+        return Err(request.body.stopped().await);
+    }
+    serve(request).await
+}
+
+fn render(scripted: &Answer, request: &Request) -> Response {
+    let Answer { status, code, message, headers } = scripted;
+    let response = match code {
+        None => answer(*status, message.clone()),
+        Some(code) if request.path.starts_with("/v2") => crate::http::json(
+            *status,
+            "application/json; charset=utf-8",
+            &json!({ "errors": [{ "code": code, "message": message }] }),
+        ),
+        Some(code) if request.headers.contains_key("x-amz-target") => {
+            crate::http::json(*status, "application/x-amz-json-1.1", &json!({ "__type": code, "message": message }))
+                .header("x-amzn-ErrorType", code)
+        }
+        Some(code) => sts::refuse(*status, code, message),
+    };
+    headers.iter().fold(response, |response, (name, value)| response.header(name, value))
+}
+
+/// Binds, so that the port is known before anything is served.
+pub(crate) async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+}
