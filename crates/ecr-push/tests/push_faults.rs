@@ -1,0 +1,275 @@
+//! Pushes against a local ECR that misbehaves on purpose. Each test is one thing that can go wrong.
+
+mod common;
+#[path = "common/stand.rs"]
+mod stand;
+
+use std::time::{Duration, Instant};
+
+use local_ecr::{Answer, Config, Fault, FaultAction};
+use stand::{APP, Stand, push_with_log};
+
+const MIB: usize = 1 << 20;
+
+/// Pushes `sizes` while `faults` are in force; the image must be there in the end.
+async fn survives(sizes: &[usize], faults: Vec<Fault>) -> (Stand, Vec<String>) {
+    let stand = Stand::new().await;
+    let request = stand.request(&stand.layout("image", sizes));
+    faults.into_iter().for_each(|fault| stand.server.add_fault(fault));
+    let (report, log) = push_with_log(request).await;
+    let report = report.unwrap_or_else(|error| panic!("{error:?}\n{log:?}"));
+    assert_eq!(stand.tag("v1"), Some(report.digest.to_string()));
+    (stand, log)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn server_errors_pass() {
+    for status in [408, 500, 502, 503, 504] {
+        let fault = |method: &str, path: &str| {
+            Fault::new(FaultAction::Answer(Answer::status(status))).method(method).path(path).times(1)
+        };
+        let faults =
+            vec![fault("POST", "/blobs/uploads/"), fault("PUT", "/blobs/uploads/"), fault("PUT", "/manifests/")];
+        let (_, log) = survives(&[100_000, 200_000], faults).await;
+        assert_eq!(log.iter().filter(|line| line.starts_with("retry ")).count(), 3, "{status}: {log:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn throttling_passes_and_its_wait_is_obeyed() {
+    let slow_down = Answer::error(429, "TOOMANYREQUESTS", "Rate exceeded").header("Retry-After", "1");
+    let started = Instant::now();
+    let fault = Fault::new(FaultAction::Answer(slow_down)).method("PUT").times(2);
+    let (_, log) = survives(&[100_000; 3], vec![fault]).await;
+    assert!(started.elapsed() >= Duration::from_secs(1));
+    assert!(log.iter().any(|line| line.contains("Rate exceeded")), "{log:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reset_upload_starts_anew_in_a_new_session() {
+    let fault = Fault::new(FaultAction::Reset { after: MIB as u64 }).method("PUT").path("/blobs/uploads/").times(2);
+    let (stand, _) = survives(&[9 * MIB, 3 * MIB], vec![fault]).await;
+    let mut sessions: Vec<String> = stand
+        .server
+        .requests()
+        .into_iter()
+        .filter(|request| request.method == "PUT" && request.path.contains("/blobs/uploads/"))
+        .map(|request| request.path.split('?').next().unwrap_or_default().to_owned())
+        .collect();
+    let uploads = sessions.len();
+    // The config's upload meets the fault too, but ends before it: one or both of the layers are sent twice.
+    assert!((4..=5).contains(&uploads), "{uploads}");
+    sessions.sort();
+    sessions.dedup();
+    assert_eq!(sessions.len(), uploads, "no session was used twice");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_connection_that_was_closed_is_replayed_without_a_word() {
+    for path in ["/manifests/", "/blobs/uploads/"] {
+        // The first request to the registry opens the connection; a later one finds it closed.
+        let fault = Fault::new(FaultAction::Close).path(path).times(1);
+        let (_, log) = survives(&[1000], vec![fault]).await;
+        let retries = log.iter().filter(|line| line.starts_with("retry ")).count();
+        assert_eq!(retries, 0, "{path}: {log:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_sends_nothing_again() {
+    let fault = Fault::new(FaultAction::LoseAnswer).method("PUT").path("/blobs/uploads/").times(2);
+    let (stand, _) = survives(&[2 * MIB, MIB], vec![fault]).await;
+    assert!(stand.body_bytes() < 3 * MIB as u64 + 10_000, "{} bytes", stand.body_bytes());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_answer_to_the_manifest_is_no_failure() {
+    survives(&[1000], vec![Fault::new(FaultAction::LoseAnswer).method("PUT").path("/manifests/").times(1)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stalled_upload_is_noticed_and_sent_again() {
+    // Twice: the config's upload meets the fault too, and ends before it.
+    let fault = Fault::new(FaultAction::Stall { after: MIB as u64 }).method("PUT").path("/blobs/uploads/").times(2);
+    let started = Instant::now();
+    let stand = Stand::new().await;
+    let mut request = stand.request(&stand.layout("image", &[64 * MIB]));
+    request.retry_budget = Duration::from_secs(120);
+    stand.server.add_fault(fault);
+    let (report, log) = push_with_log(request).await;
+    report.unwrap();
+    assert!((30..60).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
+    assert!(log.iter().any(|line| line.contains("stalled: no byte moved for 30 s")), "{log:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_before_the_body_ended_is_read_and_reported() {
+    let text = "User: arn:aws:iam::123456789012:user/ci is not authorized to perform: ecr:UploadLayerPart on resource: \
+                arn:aws:ecr:us-east-1:123456789012:repository/team/app because no identity-based policy allows the \
+                ecr:UploadLayerPart action";
+    let stand = Stand::new().await;
+    let answer = FaultAction::EarlyAnswer(Answer::error(403, "DENIED", text));
+    stand.server.add_fault(Fault::new(answer).method("PUT").path("/blobs/uploads/"));
+    let (result, _) = push_with_log(stand.request(&stand.layout("image", &[40 * MIB]))).await;
+    let error = result.unwrap_err();
+    assert_eq!(error.status(), Some(403), "{error:?}");
+    assert!(error.message().contains("ecr:UploadLayerPart"), "{}", error.message());
+    assert_eq!(stand.tag("v1"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_expires_is_renewed_once() {
+    for skip in [0, 1, 2, 4] {
+        let fault = Fault::new(FaultAction::ExpireTokens).path("/v2/").skip(skip).times(1);
+        let (stand, _) = survives(&[100_000, 200_000], vec![fault]).await;
+        assert_eq!(stand.asked("GetAuthorizationToken").len(), 2, "after {skip} requests");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_right_that_is_missing_does_not_keep_a_later_token_from_being_renewed() {
+    let stand = Stand::new().await;
+    // Tags cannot be read: a 403 that a new token does not cure. Later that token expires in the middle of the push.
+    let denied = Answer::error(403, "DENIED", "not authorized");
+    stand.server.add_fault(Fault::new(FaultAction::Answer(denied)).method("GET").path("/manifests/"));
+    stand
+        .server
+        .add_fault(Fault::new(FaultAction::ExpireTokens).method("POST").path("/blobs/uploads/").skip(1).times(1));
+    let (report, log) = push_with_log(stand.request(&stand.layout("image", &[1000, 2000, 3000]))).await;
+    report.unwrap_or_else(|error| panic!("{error:?} {log:?}"));
+    assert!(stand.asked("GetAuthorizationToken").len() <= 4, "{}", stand.asked("GetAuthorizationToken").len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_is_not_answered_costs_an_upload_and_nothing_else() {
+    let stand = Stand::new().await;
+    let request = stand.request(&stand.layout("image", &[1000]));
+    stand.server.add_fault(
+        Fault::new(FaultAction::Answer(Answer::status(500))).method("POST").operation("BatchCheckLayerAvailability"),
+    );
+    stand.server.add_fault(Fault::new(FaultAction::Answer(Answer::status(405))).method("HEAD"));
+    push_with_log(request).await.0.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_never_works_is_reported_and_not_looped_on() {
+    let stand = Stand::new().await;
+    stand.server.add_fault(Fault::new(FaultAction::Answer(Answer::status(401))).path("/v2/"));
+    let (result, _) = push_with_log(stand.request(&stand.layout("image", &[1000]))).await;
+    assert_eq!(result.unwrap_err().status(), Some(401));
+    assert!(stand.asked("GetAuthorizationToken").len() <= 4, "{}", stand.asked("GetAuthorizationToken").len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_stays_down_ends_with_the_budget() {
+    let stand = Stand::new().await;
+    stand.server.add_fault(Fault::new(FaultAction::Answer(Answer::status(503))).method("PUT"));
+    let mut request = stand.request(&stand.layout("image", &[1000]));
+    request.retry_budget = Duration::from_secs(2);
+    let started = Instant::now();
+    let (result, log) = push_with_log(request).await;
+    let error = result.unwrap_err();
+    assert_eq!(error.status(), Some(503));
+    assert!(error.hints().iter().any(|hint| hint.contains("--retry-budget")), "{:?}", error.hints());
+    assert!(started.elapsed() < Duration::from_secs(10) && log.len() > 2);
+    assert_eq!(stand.tag("v1"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_batch_call_that_fails_is_replaced_by_heads() {
+    for answer in [Answer::status(500), Answer::error(403, "AccessDeniedException", "not authorized")] {
+        let stand = Stand::new().await;
+        let request = stand.request(&stand.layout("image", &[1000, 2000]));
+        // The API alone: a HEAD stands for the same operation.
+        let fault = Fault::new(FaultAction::Answer(answer)).method("POST").operation("BatchCheckLayerAvailability");
+        stand.server.add_fault(fault);
+        push_with_log(request).await.0.unwrap();
+        let heads = stand.server.requests().into_iter().filter(|r| r.method == "HEAD" && r.path.contains("/blobs/"));
+        assert_eq!(heads.count(), 3);
+        let calls = stand.asked("BatchCheckLayerAvailability").into_iter().filter(|r| r.method == "POST").count();
+        assert!(calls <= 2, "the SDK does not try again: {calls}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_among_the_failures_is_asked_for_alone() {
+    let stand = Stand::new().await;
+    let request = stand.request(&stand.layout("image", &[1000]));
+    let body =
+        r#"{"layers":[],"failures":[{"layerDigest":"x","failureCode":"InvalidLayerDigest","failureReason":"no"}]}"#;
+    let answer = Answer { status: 200, code: None, message: body.into(), headers: Vec::new() };
+    stand
+        .server
+        .add_fault(Fault::new(FaultAction::Answer(answer)).method("POST").operation("BatchCheckLayerAvailability"));
+    push_with_log(request).await.0.unwrap();
+    let heads = stand.server.requests().into_iter().filter(|r| r.method == "HEAD" && r.path.contains("/blobs/"));
+    assert_eq!(heads.count(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_nobody_may_ask_everything_is_sent_and_said_once() {
+    let stand = Stand::new().await;
+    let image = stand.layout("image", &[1000, 2000, 3000]);
+    let denied = Answer::error(403, "AccessDeniedException", "not authorized");
+    stand.server.add_fault(Fault::new(FaultAction::Answer(denied)).operation("BatchCheckLayerAvailability"));
+    stand.server.add_fault(Fault::new(FaultAction::Answer(Answer::status(403))).method("HEAD"));
+    let (report, log) = push_with_log(stand.request(&image)).await;
+    report.unwrap();
+    let warnings: Vec<_> = log.iter().filter(|line| line.contains("ecr:BatchCheckLayerAvailability")).collect();
+    assert_eq!(warnings.iter().filter(|line| line.starts_with("warning")).count(), 1, "{log:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bytes_go_nowhere_but_to_the_registry() {
+    for (location, sentence) in [
+        (Some("https://evil.example/v2/x/blobs/uploads/1"), "another place"),
+        (Some("http://127.0.0.1:1/v2/x"), "another place"),
+        (None, "without saying where"),
+    ] {
+        let stand = Stand::new().await;
+        let fault =
+            Fault::new(FaultAction::Location(location.map(str::to_owned))).method("POST").path("/blobs/uploads/");
+        stand.server.add_fault(fault);
+        let (result, _) = push_with_log(stand.request(&stand.layout("image", &[1000]))).await;
+        let error = result.unwrap_err();
+        assert!(error.message().contains(sentence), "{}", error.message());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_cut_at_its_start_is_explained() {
+    let stand = Stand::new().await;
+    let mut request = stand.request(&stand.layout("image", &[1000]));
+    request.retry_budget = Duration::from_secs(3);
+    stand.server.add_fault(Fault::new(FaultAction::Close).method("POST").path("/blobs/uploads/"));
+    let error = push_with_log(request).await.0.unwrap_err();
+    assert!(error.message().contains("closed the connection"), "{}", error.message());
+    assert_eq!(stand.asked("DescribeRepositories").len(), 2, "once a blob: config and layer");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_is_never_published() {
+    let stand = Stand::new().await;
+    let image = stand.layout("image", &[300_000]);
+    let blobs = stand.folder.path().join("image/blobs/sha256");
+    let layer = std::fs::read_dir(&blobs).unwrap().flatten().find(|e| e.metadata().unwrap().len() == 300_000).unwrap();
+    let mut bytes = std::fs::read(layer.path()).unwrap();
+    bytes[150_000] ^= 1;
+    std::fs::write(layer.path(), bytes).unwrap();
+    let (result, _) = push_with_log(stand.request(&image)).await;
+    let error = result.unwrap_err();
+    assert!(error.message().contains("is damaged: its bytes have the digest"), "{}", error.message());
+    assert_eq!(stand.tag("v1"), None);
+    assert!(stand.server.repository(APP).unwrap().blobs.len() <= 1, "at most the config");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_is_gone_is_named() {
+    let stand = Stand::bare(Config::default()).await;
+    let mut request = stand.request(&stand.layout("image", &[1000]));
+    request.retry_budget = Duration::from_secs(1);
+    request.aws.endpoint_url = Some("http://127.0.0.1:1".into());
+    let (result, _) = push_with_log(request).await;
+    let error = result.unwrap_err();
+    assert!(error.message().contains("127.0.0.1:1"), "{}", error.message());
+}
