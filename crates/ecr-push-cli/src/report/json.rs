@@ -1,0 +1,77 @@
+//! The result as one JSON object.
+
+use ecr_push::events::BlobAction;
+use ecr_push::push::PushReport;
+use serde::Serialize;
+
+#[derive(Serialize)]
+struct Object {
+    image: String,
+    digest: String,
+    uri: String,
+    tags: Vec<String>,
+    registry_id: Option<String>,
+    region: Option<String>,
+    kind: &'static str,
+    platforms: Vec<String>,
+    attestations: usize,
+    existed: bool,
+    dry_run: bool,
+    layers: Vec<Blob>,
+    bytes_sent: u64,
+    bytes_skipped: u64,
+    seconds: f64,
+    retries: u64,
+    peak_temp_bytes: u64,
+}
+
+#[derive(Serialize)]
+struct Blob {
+    digest: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diff_id: Option<String>,
+    size: u64,
+    action: &'static str,
+}
+
+/// The object, on one line.
+pub fn object(report: &PushReport) -> String {
+    let object = Object {
+        image: report.references().next().unwrap_or_else(|| report.uri()),
+        digest: report.digest.to_string(),
+        uri: report.uri(),
+        tags: report.tags.iter().map(ToString::to_string).collect(),
+        registry_id: report.registry_id.clone(),
+        region: report.region.clone(),
+        kind: if report.contents.is_index { "index" } else { "image" },
+        platforms: report.contents.platforms.iter().map(ToString::to_string).collect(),
+        attestations: report.contents.attestations,
+        existed: report.existed,
+        dry_run: report.dry_run,
+        layers: report
+            .blobs
+            .iter()
+            .map(|blob| Blob {
+                digest: blob.digest.to_string(),
+                diff_id: blob.diff_id.map(|diff_id| diff_id.to_string()),
+                size: blob.size,
+                action: word(blob.action),
+            })
+            .collect(),
+        bytes_sent: report.bytes(BlobAction::Sent),
+        bytes_skipped: report.bytes(BlobAction::Skipped),
+        seconds: (report.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
+        retries: report.retries,
+        peak_temp_bytes: report.peak_temp_bytes,
+    };
+    // Strings and numbers always make JSON.
+    serde_json::to_string(&object).unwrap_or_default()
+}
+
+fn word(action: BlobAction) -> &'static str {
+    match action {
+        BlobAction::Skipped => "skipped",
+        BlobAction::Sent => "sent",
+        BlobAction::WouldSend => "would-send",
+    }
+}

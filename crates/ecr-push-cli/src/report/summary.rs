@@ -1,0 +1,64 @@
+//! The three lines at the end, and the warnings that follow from what was pushed.
+
+use ecr_push::events::BlobAction;
+use ecr_push::push::PushReport;
+
+use super::words::bytes;
+
+/// What was pushed, its digest, what it cost.
+pub fn lines(report: &PushReport) -> [String; 3] {
+    let verb = match (report.dry_run, report.existed) {
+        (true, _) => "would push",
+        (false, true) => "already there:",
+        (false, false) => "pushed",
+    };
+    let references = report.references().collect::<Vec<_>>().join(", ");
+    let sent = if report.dry_run { BlobAction::WouldSend } else { BlobAction::Sent };
+    let count = |action| report.blobs.iter().filter(|blob| blob.action == action).count();
+    let changed = if report.contents.digest_changed { " (a new digest: the source's index has others)" } else { "" };
+    [
+        format!("{verb} {} as {references}", what(report)),
+        format!("digest {}{changed}", report.digest),
+        format!(
+            "{} {} in {} blobs, saved {} in {}; {:.1} s, {} retries, {} of temporary files at most",
+            if report.dry_run { "would send" } else { "sent" },
+            bytes(report.bytes(sent)),
+            count(sent),
+            bytes(report.bytes(BlobAction::Skipped)),
+            count(BlobAction::Skipped),
+            report.elapsed.as_secs_f64(),
+            report.retries,
+            bytes(report.peak_temp_bytes),
+        ),
+    ]
+}
+
+/// Image or index, platforms, attestations.
+fn what(report: &PushReport) -> String {
+    let contents = &report.contents;
+    let platforms = contents.platforms.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let mut text = if contents.is_index { "an index".to_owned() } else { "an image".to_owned() };
+    if !platforms.is_empty() {
+        text.push_str(&format!(" for {platforms}"));
+    }
+    match contents.attestations {
+        0 if contents.is_index => text.push_str(" without attestations"),
+        0 => {}
+        1 => text.push_str(" with 1 attestation"),
+        count => text.push_str(&format!(" with {count} attestations")),
+    }
+    text
+}
+
+/// What the user should know of the pushed image.
+pub fn warnings(report: &PushReport) -> Vec<String> {
+    let contents = &report.contents;
+    if contents.is_index && contents.platforms.len() == 1 && contents.attestations > 0 {
+        return vec![
+            "an index of one platform with attestations was pushed; AWS Lambda refuses such an index. Push with \
+             `--attestations drop`, or build with `--provenance=false --sbom=false`"
+                .to_owned(),
+        ];
+    }
+    Vec::new()
+}

@@ -1,0 +1,79 @@
+//! How sizes, times and errors are written.
+
+use ecr_push::Error;
+
+/// Bytes for people, in powers of ten as docker and the AWS console have them.
+pub fn bytes(count: u64) -> String {
+    let mut value = count as f64;
+    for unit in ["B", "kB", "MB", "GB"] {
+        if value < 1000.0 {
+            return if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") };
+        }
+        value /= 1000.0;
+    }
+    format!("{value:.1} TB")
+}
+
+/// An error: the sentence, what the service said of it, the causes, what to do.
+pub fn error(error: &Error, verbose: bool) -> Vec<String> {
+    let mut lines = vec![format!("error: {}", printable(error.message()))];
+    let mut facts = vec![format!("{} ({})", error.operation(), error.side())];
+    facts.extend(error.code().map(|code| format!("code {code}")));
+    facts.extend(error.status().map(|status| format!("status {status}")));
+    facts.extend(error.request_id().map(|id| format!("request id {id}")));
+    lines.push(format!("  while: {}", printable(&facts.join(", "))));
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        let text = printable(&inner.to_string());
+        // Many causes only say again what the sentence says.
+        if verbose || !lines.iter().any(|line| line.contains(&text)) {
+            lines.push(format!("  cause: {text}"));
+        }
+        cause = inner.source();
+    }
+    for hint in error.hints() {
+        let mut parts = hint.lines();
+        lines.push(format!("  hint: {}", printable(parts.next().unwrap_or_default())));
+        lines.extend(parts.map(|part| format!("    {}", printable(part))));
+    }
+    lines
+}
+
+/// Text from outside without control characters, so that it cannot paint over the log.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ecr_push::error::Side;
+
+    #[test]
+    fn sizes_are_written_for_people() {
+        for (count, text) in
+            [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (12_345_678, "12.3 MB"), (5_000_000_000, "5.0 GB")]
+        {
+            assert_eq!(bytes(count), text);
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_where_why_and_what_to_do() {
+        let cause = std::io::Error::other("broken \x1b[31mpipe");
+        let shown = Error::new(Side::Destination, "put manifest", "the registry refused")
+            .with_code("X")
+            .with_status(400)
+            .with_source(cause)
+            .with_hint("do this:\n{\n}");
+        let expected = [
+            "error: the registry refused",
+            "  while: put manifest (destination), code X, status 400",
+            "  cause: broken  [31mpipe",
+            "  hint: do this:",
+            "    {",
+            "    }",
+        ];
+        assert_eq!(error(&shown, false), expected);
+    }
+}

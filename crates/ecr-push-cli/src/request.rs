@@ -1,0 +1,382 @@
+//! From flags and environment to one plain request. Every wrong input is refused here, before any network call.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ecr_push::aws::{AwsSettings, RegistryHost, RoleSettings, is_aws_host};
+use ecr_push::compress::Level;
+use ecr_push::engine::EngineSettings;
+use ecr_push::http::{HttpSettings, ProxySettings};
+use ecr_push::image::{AccountId, Region, RepositoryName};
+use ecr_push::push::{DestinationSpec, PushRequest};
+use ecr_push::registry::DockerConfig;
+use ecr_push::source::{Attestations, Selection, SourceSpec};
+use ecr_push::{Error, Result};
+
+use crate::args::{AttestationsArg, AwsArgs, DestinationArgs, EngineArgs, NetworkArgs, PushArgs, SelectionArgs};
+use crate::environment::Environment;
+
+/// A request, and what the log should say of how it came about.
+#[derive(Debug)]
+pub struct Request {
+    pub push: PushRequest,
+    pub notices: Vec<String>,
+}
+
+/// Makes the request.
+pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
+    let mut notices = Vec::new();
+    let aws = aws(&args.aws, environment)?;
+    let destination = destination(&args.destination, &aws, &mut notices)?;
+    let tags = args.tags.iter().map(|tag| tag.parse()).collect::<Result<_>>()?;
+    let threads = args.transfer.threads.map(usize::from);
+    let source: SourceSpec = args.image.parse()?;
+    if let SourceSpec::Daemon(name) = &source {
+        ecr_push::engine::check_name(name)?;
+    }
+    let push = PushRequest {
+        source,
+        selection: selection(&args.selection)?,
+        destination,
+        tags,
+        create_repository: args.destination.create_repository,
+        jobs: args.transfer.jobs.into(),
+        threads: threads.unwrap_or_else(default_threads),
+        level: Level::new(args.transfer.compression_level)?,
+        temp_dir: args.transfer.temp_dir.clone().unwrap_or_else(|| environment.temporary_directory()),
+        retry_budget: args.network.retry_budget,
+        dry_run: args.transfer.dry_run,
+        show_identity: args.report.verbose,
+        engine: engine(&args.engine, environment),
+        http: http(&args.network, environment)?,
+        aws,
+        docker_config: DockerConfig { directory: environment.docker_directory() },
+    };
+    Ok(Request { push, notices })
+}
+
+/// As many threads as there are cores, but no more than the rest of a push can feed: each has its blocks in memory.
+fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(2, usize::from).min(8)
+}
+
+fn selection(args: &SelectionArgs) -> Result<Selection> {
+    Ok(Selection {
+        platform: args.platform.as_deref().map(str::parse).transpose()?,
+        attestations: match args.attestations {
+            AttestationsArg::Keep => Attestations::Keep,
+            AttestationsArg::Drop => Attestations::Drop,
+        },
+    })
+}
+
+fn destination(args: &DestinationArgs, aws: &AwsSettings, notices: &mut Vec<String>) -> Result<DestinationSpec> {
+    let registry_id = args.registry_id.as_deref().map(str::parse::<AccountId>).transpose()?;
+    let ecr = |host: &str| RegistryHost::parse(host.strip_suffix(":443").unwrap_or(host));
+    let (host, name) = match (&args.repository, &args.to) {
+        (Some(repository), _) if repository.contains("://") => {
+            let bare = repository.split_once("://").map_or("", |(_, bare)| bare);
+            return Err(Error::refused("parse repository name", format!("`{repository}` has a scheme"))
+                .with_hint(format!("write the repository as `{bare}`")));
+        }
+        (Some(repository), _) if ecr(repository.trim_end_matches('/')).is_some() => {
+            return Err(Error::refused(
+                "parse repository name",
+                format!("`{repository}` is a registry's host without a repository"),
+            )
+            .with_hint("write the repository behind the host: HOST/NAME"));
+        }
+        (Some(repository), _) => match repository.split_once('/') {
+            Some((first, name)) if ecr(first).is_some() => {
+                notices
+                    .push(format!("`{first}` in the repository gives account and region; the repository is `{name}`"));
+                (ecr(first), name)
+            }
+            Some((first, _)) if is_aws_host(first) => return Err(not_ecr(first)),
+            _ => (None, repository.as_str()),
+        },
+        (None, Some(to)) => {
+            let (host, name) = split_to(to)?;
+            match ecr(host) {
+                Some(host) => (Some(host), name),
+                None if is_aws_host(host) && host != "public.ecr.aws" => return Err(not_ecr(host)),
+                None if args.create_repository => {
+                    return Err(Error::refused(
+                        "parse destination",
+                        format!("`--create-repository` is for Amazon ECR, which {host} is not"),
+                    )
+                    .with_hint("leave it out: most other registries create a repository at the first push"));
+                }
+                None => return other_registry(host, name, args.plain_http),
+            }
+        }
+        (None, None) => {
+            return Err(Error::refused("parse destination", "no repository is named").with_hint(
+                "name one of Amazon ECR with `--repository NAME`, or of any registry with `--to HOST/NAME`",
+            ));
+        }
+    };
+    if let Some(host) = &host {
+        agree(host, aws.region.as_ref(), registry_id.as_ref())?;
+    }
+    Ok(DestinationSpec::Ecr { repository: without_tag(name)?.parse()?, registry_id, host })
+}
+
+/// A host of Amazon's that is none of private ECR is a slip of the pen; as another registry it would be asked for a login.
+fn not_ecr(host: &str) -> Error {
+    Error::refused("parse destination", format!("`{host}` is not the host of a private ECR registry"))
+        .with_hint("it looks like ACCOUNT.dkr.ecr.REGION.amazonaws.com, with an account of twelve digits")
+}
+
+/// A reference in the place of a repository: the tag has a flag of its own.
+fn without_tag(name: &str) -> Result<&str> {
+    match name.split_once([':', '@']) {
+        Some((bare, rest)) if !rest.contains('/') => {
+            Err(Error::refused("parse repository name", format!("`{name}` is a reference, not a repository"))
+                .with_hint(format!("write the repository as `{bare}` and the tag as `--tag {rest}`")))
+        }
+        _ => Ok(name),
+    }
+}
+
+fn split_to(to: &str) -> Result<(&str, &str)> {
+    let refuse = |what: &str| Error::refused("parse destination", format!("`--to {to}` {what}"));
+    if let Some((scheme, rest)) = to.split_once("://") {
+        let error = refuse("has a scheme").with_hint(format!("write `--to {rest}`"));
+        return Err(if scheme == "http" { error.with_hint("for plain http add `--plain-http`") } else { error });
+    }
+    match to.split_once('/') {
+        Some((host, name)) if !host.is_empty() && !name.is_empty() => Ok((host, name)),
+        _ => Err(refuse("is not HOST[:PORT]/REPOSITORY")),
+    }
+}
+
+fn other_registry(host: &str, name: &str, plain_http: bool) -> Result<DestinationSpec> {
+    let name = without_tag(name)?;
+    // Other registries allow a name of one character.
+    if name.len() != 1 || !name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
+        name.parse::<RepositoryName>()?;
+    }
+    if !is_host(host) {
+        return Err(Error::refused(
+            "parse destination",
+            format!("`{host}` is not a host name, with or without a port"),
+        ));
+    }
+    Ok(DestinationSpec::Registry { host: host.to_owned(), repository: name.to_owned(), plain_http })
+}
+
+/// `HOST[:PORT]`, with an IPv6 address in brackets.
+fn is_host(text: &str) -> bool {
+    let (name, port) = match text.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, rest)) => {
+            let known = address.parse::<std::net::Ipv6Addr>().is_ok();
+            return known && rest.strip_prefix(':').map_or(rest.is_empty(), |port| port.parse::<u16>().is_ok());
+        }
+        None => text.split_once(':').map_or((text, None), |(name, port)| (name, Some(port))),
+    };
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'.' || b == b'-';
+    !name.is_empty() && name.bytes().all(plain) && port.is_none_or(|port| port.parse::<u16>().is_ok())
+}
+
+/// A flag that contradicts the host the user typed is a mistake somewhere; guessing which would push to a wrong place.
+fn agree(host: &RegistryHost, region: Option<&Region>, registry_id: Option<&AccountId>) -> Result<()> {
+    if let Some(region) = region
+        && *region != host.region
+    {
+        return Err(Error::refused(
+            "choose region",
+            format!("--region {region} contradicts the host, which is in {}", host.region),
+        )
+        .with_hint("leave out --region, or correct the host"));
+    }
+    if let Some(account) = registry_id
+        && *account != host.account
+    {
+        return Err(Error::refused(
+            "choose account",
+            format!("--registry-id {account} contradicts the host, which belongs to {}", host.account),
+        )
+        .with_hint("leave out --registry-id, or correct the host"));
+    }
+    Ok(())
+}
+
+fn aws(args: &AwsArgs, environment: &Environment) -> Result<AwsSettings> {
+    let configured = |service: &str| {
+        if environment.truth("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS") {
+            return None;
+        }
+        environment.text(&format!("AWS_ENDPOINT_URL_{service}")).or_else(|| environment.text("AWS_ENDPOINT_URL"))
+    };
+    let regions = ["AWS_REGION", "AWS_DEFAULT_REGION"];
+    let settings = AwsSettings {
+        region: args.region.as_deref().map(str::parse).transpose()?,
+        environment_regions: regions.into_iter().filter_map(|name| Some((name, environment.text(name)?))).collect(),
+        profile: args.profile.clone(),
+        role: args.role_arn.clone().map(|arn| RoleSettings {
+            arn,
+            session_name: args.role_session_name.clone(),
+            external_id: args.external_id.clone(),
+            duration: args.role_duration_seconds.map(Duration::from_secs),
+        }),
+        endpoint_url: args.endpoint_url.clone(),
+        endpoint_url_ecr: configured("ECR"),
+        endpoint_url_sts: configured("STS"),
+        fips: args.fips || environment.truth("AWS_USE_FIPS_ENDPOINT"),
+        dual_stack: args.dualstack || environment.truth("AWS_USE_DUALSTACK_ENDPOINT"),
+        ..AwsSettings::default()
+    };
+    settings.check()?;
+    Ok(settings)
+}
+
+/// Where Linux distributions keep their certificates in one file: Debian, Fedora, openSUSE, RHEL, Alpine.
+const SYSTEM_STORES: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+fn http(args: &NetworkArgs, environment: &Environment) -> Result<HttpSettings> {
+    let named = ["AWS_CA_BUNDLE", "SSL_CERT_FILE"].iter().filter_map(|name| environment.path(name));
+    let mut ca_files: Vec<PathBuf> = args.ca_bundle.iter().cloned().chain(named).collect();
+    ca_files.dedup();
+    // On Linux the certificate verifier takes these in place of the system's store; here they are added to it.
+    if cfg!(target_os = "linux")
+        && (environment.path("SSL_CERT_FILE").is_some() || environment.path("SSL_CERT_DIR").is_some())
+    {
+        ca_files
+            .extend(SYSTEM_STORES.iter().map(PathBuf::from).find(|path| path.is_file() && !ca_files.contains(path)));
+    }
+    Ok(HttpSettings {
+        ca_files,
+        proxy: ProxySettings {
+            // Upper case HTTP_PROXY can be set from outside in a CGI program, which this is not.
+            http: environment.first(&["http_proxy", "HTTP_PROXY"]),
+            https: environment.first(&["https_proxy", "HTTPS_PROXY"]),
+            no_proxy: environment.first(&["no_proxy", "NO_PROXY"]),
+        },
+        connect_to: args.connect_to.iter().map(|text| text.parse()).collect::<Result<_>>()?,
+        user_agent: None,
+    })
+}
+
+fn engine(args: &EngineArgs, environment: &Environment) -> EngineSettings {
+    let set = |flag: &Option<String>| flag.clone().filter(|value| !value.trim().is_empty());
+    let (host, context) = (set(&args.docker_host), set(&args.docker_context));
+    let host = host.or_else(|| environment.text("DOCKER_HOST"));
+    EngineSettings {
+        // `--docker-context` is the later word; docker lets its own flag win over DOCKER_HOST too.
+        host: host.filter(|_| context.is_none()),
+        context: context.or_else(|| environment.text("DOCKER_CONTEXT")),
+        tls: environment.text("DOCKER_TLS").is_some(),
+        tls_verify: environment.text("DOCKER_TLS_VERIFY").is_some(),
+        cert_path: environment.path("DOCKER_CERT_PATH"),
+        api_version: environment.text("DOCKER_API_VERSION"),
+        config_dir: environment.docker_directory(),
+        home: environment.home(),
+        runtime_dir: environment.path("XDG_RUNTIME_DIR"),
+        candidates: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    fn parse(line: &str, variables: &[(&str, &str)]) -> Result<Request> {
+        let words = ["ecr-push", "push"].into_iter().chain(line.split_whitespace());
+        let Command::Push(args) = Cli::try_parse_from(words).unwrap().command else { panic!("a push") };
+        request(&args, &Environment::of(variables))
+    }
+
+    const HOST: &str = "123456789012.dkr.ecr.us-east-1.amazonaws.com";
+
+    #[test]
+    fn a_host_in_the_repository_is_taken_off_and_said() {
+        let request = parse(&format!("app --repository {HOST}/team/app"), &[]).unwrap();
+        let DestinationSpec::Ecr { repository, host: Some(host), .. } = request.push.destination else { panic!() };
+        assert_eq!((repository.as_str(), host.region.as_str()), ("team/app", "us-east-1"));
+        assert_eq!(request.notices.len(), 1);
+    }
+
+    #[test]
+    fn an_ecr_host_behind_to_is_ecr_in_every_respect() {
+        let request = parse(&format!("app --to {HOST}/app"), &[]).unwrap();
+        assert!(matches!(request.push.destination, DestinationSpec::Ecr { host: Some(_), .. }));
+        let request = parse(&format!("app --to {HOST}:443/app"), &[]).unwrap();
+        assert!(matches!(request.push.destination, DestinationSpec::Ecr { host: Some(_), .. }));
+        let request = parse("app --to localhost:5000/app", &[]).unwrap();
+        assert!(matches!(request.push.destination, DestinationSpec::Registry { .. }));
+        let alike = format!("app --to {HOST}.evil.example/app");
+        assert!(matches!(parse(&alike, &[]).unwrap().push.destination, DestinationSpec::Registry { .. }));
+    }
+
+    #[test]
+    fn what_contradicts_the_host_is_refused() {
+        for flags in ["--region us-west-2", "--registry-id 999999999999"] {
+            let error = parse(&format!("app --repository {HOST}/app {flags}"), &[]).unwrap_err();
+            assert!(error.is_refused() && error.message().contains("contradicts the host"), "{}", error.message());
+        }
+        assert!(parse(&format!("app --repository {HOST}/app --region US_EAST_1"), &[]).is_ok());
+    }
+
+    #[test]
+    fn bad_words_are_refused_with_the_right_one() {
+        for (line, hint) in [
+            ("app --repository Team/App", "did you mean `team/app`?"),
+            ("app --repository app -t a+b", "did you mean `a-b`?"),
+            ("app --repository app:v1", "write the repository as `app` and the tag as `--tag v1`"),
+            ("app --to https://host/app", "write `--to host/app`"),
+        ] {
+            let error = parse(line, &[]).unwrap_err();
+            assert!(error.is_refused(), "{line}");
+            assert_eq!(error.hints()[0], hint, "{line}");
+        }
+        for line in [
+            "app --to host",
+            "app --to host:99999/app",
+            "app --to host/a/../../x",
+            "app --to host/a..b",
+            "app --to 1.dkr.ecr.us-east-1.amazonaws.com/app",
+            "app --repository 1.dkr.ecr.us-east-1.amazonaws.com/app",
+            "app --to a:b:c/app",
+            "app --to /app",
+            "app --to host/App",
+            "app --repository app --registry-id 12",
+            "app --repository app --region x",
+        ] {
+            assert!(parse(line, &[]).unwrap_err().is_refused(), "{line}");
+        }
+    }
+
+    #[test]
+    fn the_environment_is_read_and_flags_win() {
+        let variables = [
+            ("AWS_REGION", "eu-west-1"),
+            ("AWS_DEFAULT_REGION", " "),
+            ("AWS_ENDPOINT_URL", "http://127.0.0.1:1"),
+            ("AWS_CA_BUNDLE", "/ca.pem"),
+            ("https_proxy", "http://proxy:3128"),
+            ("RUNNER_TEMP", "/runner"),
+            ("DOCKER_HOST", "tcp://engine:2376"),
+        ];
+        let push = parse("app --repository app", &variables).unwrap().push;
+        assert_eq!(push.aws.environment_regions, [("AWS_REGION", "eu-west-1".to_owned())]);
+        assert_eq!(push.aws.endpoint_url_ecr.as_deref(), Some("http://127.0.0.1:1"));
+        assert_eq!(push.http.ca_files, [std::path::PathBuf::from("/ca.pem")]);
+        assert_eq!(push.http.proxy.https.as_deref(), Some("http://proxy:3128"));
+        assert_eq!(push.temp_dir, std::path::PathBuf::from("/runner"));
+        assert_eq!(push.engine.host.as_deref(), Some("tcp://engine:2376"));
+        let push =
+            parse("app --repository app --docker-context far --temp-dir /t --ca-bundle /b", &variables).unwrap().push;
+        assert_eq!((push.engine.host, push.engine.context.as_deref()), (None, Some("far")));
+        assert_eq!(push.temp_dir, std::path::PathBuf::from("/t"));
+        assert_eq!(push.http.ca_files, [PathBuf::from("/b"), PathBuf::from("/ca.pem")]);
+    }
+}
