@@ -1,0 +1,197 @@
+//! Where credentials and region come from, as only a process with an environment shows it. The server knows every key
+//! and verifies every signature.
+
+mod common;
+
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use common::{ACCOUNT, KEY, SECRET, Stand, push_words};
+use local_ecr::{Config, Imds, Sts};
+
+const ROLE: &str = "arn:aws:iam::123456789012:role/pusher";
+
+async fn stand() -> Stand {
+    Stand::strict(Config { imds: Some(Imds::default()), ..Config::default() }).await
+}
+
+/// The push without key and region; instance metadata is the server's.
+fn bare(stand: &Stand) -> common::Program {
+    stand.bare(&push_words("")).env("AWS_EC2_METADATA_SERVICE_ENDPOINT", stand.server.imds_endpoint().unwrap())
+}
+
+fn keys() -> String {
+    format!("aws_access_key_id = {KEY}\naws_secret_access_key = {SECRET}\n")
+}
+
+fn user() -> String {
+    format!("arn:aws:iam::{ACCOUNT}:user/tester")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_nothing_set_everything_comes_from_instance_metadata() {
+    let stand = stand().await;
+    let run = bare(&stand).run().await.succeeded();
+    run.says(&["region us-east-1 (instance metadata), credentials from instance metadata"]);
+    assert_eq!(
+        stand.principal(),
+        format!("arn:aws:sts::{ACCOUNT}:assumed-role/local-ecr-instance/i-0123456789abcdef0")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_in_the_environment_win_over_everything_found() {
+    let stand = stand().await;
+    stand.file(".aws/credentials", "[default]\naws_access_key_id = AKIAWRONG\naws_secret_access_key = wrong\n");
+    let run = bare(&stand).envs(&[("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)]).run().await;
+    run.succeeded().says(&["credentials from environment (key …MPLE)"]);
+    assert_eq!(stand.principal(), user());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn profile_files_give_keys_and_region() {
+    let stand = stand().await;
+    stand.file(".aws/credentials", format!("[default]\n{}", keys()));
+    stand.file(".aws/config", "[default]\nregion = US_EAST_1\n");
+    let run = bare(&stand).run().await.succeeded();
+    run.says(&["region us-east-1 (the profile), credentials from profile files"]);
+    assert_eq!(stand.principal(), user());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn profile_files_may_be_elsewhere_and_the_profile_named() {
+    let stand = stand().await;
+    let credentials = stand.file("elsewhere/credentials", format!("[ci]\n{}", keys()));
+    let config = stand.file("elsewhere/config", "[profile ci]\nregion = us-east-1\n");
+    let files = |program: common::Program| {
+        program.env("AWS_SHARED_CREDENTIALS_FILE", &credentials).env("AWS_CONFIG_FILE", &config)
+    };
+    files(bare(&stand)).env("AWS_PROFILE", "ci").run().await.succeeded();
+    assert_eq!(stand.principal(), user());
+    stand.server.clear_requests();
+    // The flag is a choice: keys in the environment do not count then.
+    let wrong = [("AWS_ACCESS_KEY_ID", "AKIAWRONG"), ("AWS_SECRET_ACCESS_KEY", "wrong")];
+    let run = files(bare(&stand)).envs(&wrong).arg("--profile=ci").run().await.succeeded();
+    run.says(&["credentials from profile `ci`"]);
+    assert_eq!(stand.principal(), user());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_may_take_on_a_role() {
+    let stand = stand().await;
+    stand.file(".aws/credentials", format!("[base]\n{}", keys()));
+    let config = format!("[profile ci]\nregion = us-east-1\nrole_arn = {ROLE}\nsource_profile = base\n");
+    stand.file(".aws/config", config);
+    bare(&stand).arg("--profile=ci").run().await.succeeded();
+    let principal = stand.principal();
+    assert!(principal.starts_with(&format!("arn:aws:sts::{ACCOUNT}:assumed-role/pusher/")), "{principal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_may_name_a_process() {
+    let stand = stand().await;
+    let answer = serde_json::json!({ "Version": 1, "AccessKeyId": KEY, "SecretAccessKey": SECRET });
+    let file = stand.file("answer.json", answer.to_string());
+    let config = format!("[default]\nregion = us-east-1\ncredential_process = /bin/cat {}\n", file.display());
+    stand.file(".aws/config", config);
+    bare(&stand).run().await.succeeded();
+    assert_eq!(stand.principal(), user());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_container_endpoint_gives_keys() {
+    let stand = stand().await;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/credentials", listener.local_addr().unwrap());
+    let serving = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut head = Vec::new();
+        let mut byte = [0];
+        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() > 0 {
+            head.push(byte[0]);
+        }
+        let body = serde_json::json!({
+            "AccessKeyId": KEY, "SecretAccessKey": SECRET, "Token": "", "Expiration": "2037-01-01T00:00:00Z"
+        })
+        .to_string();
+        let length = body.len();
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+        )
+        .unwrap();
+        String::from_utf8(head).unwrap().to_lowercase()
+    });
+    let variables = [
+        ("AWS_REGION", "us-east-1"),
+        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", url.as_str()),
+        ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "the-password-of-the-container"),
+    ];
+    let run = bare(&stand).envs(&variables).arg("-v").run().await.succeeded();
+    run.says(&["credentials from container (key …MPLE)"]);
+    run.hides(&["the-password-of-the-container"]);
+    assert_eq!(stand.principal(), user());
+    assert!(serving.join().unwrap().contains("authorization: the-password-of-the-container"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_identity_token_is_exchanged() {
+    let stand = stand().await;
+    let token = stand.file("token", "the-web-identity-token");
+    let run = bare(&stand)
+        .env("AWS_REGION", "us-east-1")
+        .env("AWS_WEB_IDENTITY_TOKEN_FILE", &token)
+        .env("AWS_ROLE_ARN", ROLE)
+        .env("AWS_ROLE_SESSION_NAME", "job-7")
+        .arg("-v")
+        .run()
+        .await
+        .succeeded();
+    run.says(&["credentials from web identity"]);
+    run.hides(&["the-web-identity-token"]);
+    assert_eq!(stand.principal(), format!("arn:aws:sts::{ACCOUNT}:assumed-role/pusher/job-7"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_is_taken_on_with_its_external_id() {
+    let sts = Sts { external_id: Some("the-external-id".into()), ..Sts::default() };
+    let stand = Stand::strict(Config { sts, ..Config::default() }).await;
+    let words = format!("--role-arn {ROLE} --role-session-name job-7 --role-duration-seconds 900");
+    let run = stand.push(&words).arg("--external-id=the-external-id").run().await.succeeded();
+    run.says(&[&format!("credentials from role {ROLE} (assumed with environment (key …MPLE))")]);
+    assert_eq!(stand.principal(), format!("arn:aws:sts::{ACCOUNT}:assumed-role/pusher/job-7"));
+    let run = stand.push(&words).run().await;
+    assert!(run.failed(1).contains(ROLE));
+    run.says(&["external id"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn regions_are_understood_as_people_write_them() {
+    // The signature holds the region, and the server verifies it.
+    for (written, region) in [("us_west_2", "us-west-2"), ("US-EAST-1", "us-east-1"), ("xx-new-1", "xx-new-1")] {
+        let stand = Stand::strict(Config { region: region.into(), ..Config::default() }).await;
+        for program in [
+            stand.push(&format!("--region {written}")).env("AWS_REGION", "eu-west-1"),
+            stand.push("").env("AWS_REGION", written).env("AWS_DEFAULT_REGION", "eu-west-1"),
+            stand.push("").without("AWS_REGION").env("AWS_DEFAULT_REGION", written),
+        ] {
+            let run = program.arg("--output=json").run().await.succeeded();
+            assert_eq!(run.json()["region"], region);
+            run.says(&[&format!("region {region} (")]);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_region_alone_may_come_from_instance_metadata() {
+    let config = Config { region: "eu-west-1".into(), imds: Some(Imds::default()), ..Config::default() };
+    let stand = Stand::strict(config).await;
+    let run = stand
+        .push("")
+        .without("AWS_REGION")
+        .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", stand.server.imds_endpoint().unwrap())
+        .run()
+        .await
+        .succeeded();
+    run.says(&["region eu-west-1 (instance metadata), credentials from environment"]);
+}

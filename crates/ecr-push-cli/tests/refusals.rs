@@ -1,0 +1,204 @@
+//! Wrong command lines: exit status 2, one sentence, and nobody was asked anything.
+
+mod common;
+
+use common::{ACCOUNT, APP, Run, Stand, push_words};
+
+/// Runs `words` and asserts that they are refused before any network call.
+async fn refused(stand: &Stand, words: &str, variables: &[(&str, &str)]) -> Run {
+    let run = stand.program(words).envs(variables).run().await;
+    run.failed(2);
+    assert!(run.stderr.starts_with("error: "), "`{words}`: nothing comes before the sentence:\n{}", run.stderr);
+    let asked = stand.server.requests();
+    assert!(asked.is_empty(), "`{words}` asked {asked:?}");
+    run
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_words_are_refused_before_any_network_call() {
+    let stand = Stand::new().await;
+    let host = format!("{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com");
+    let role = "--role-arn arn:aws:iam::123456789012:role/x";
+    let damaged = stand.file("damaged.pem", "no certificate").display().to_string();
+    // Words after the image, and what the refusal says.
+    for (words, says) in [
+        // Destination.
+        ("", "--repository"),
+        ("-r Team/App", "did you mean `team/app`?"),
+        ("-r team//app/", "did you mean `team/app`?"),
+        ("-r a", "2 to 256 characters"),
+        ("-r app:v1", "write the repository as `app` and the tag as `--tag v1`"),
+        ("-r app@sha256:0", "is a reference, not a repository"),
+        ("-r app -t a+b", "did you mean `a-b`?"),
+        ("-r app -t -v1", "error: "),
+        ("-r app --tag=.x", "did you mean `x`?"),
+        ("-r app --to localhost:5000/app", "cannot be used with"),
+        ("-r app --registry-id 12", "twelve digits"),
+        (&format!("-r {host}/app --region eu-west-1"), "--region eu-west-1 contradicts the host"),
+        (&format!("-r {host}/app --registry-id 999999999999"), "--registry-id 999999999999 contradicts the host"),
+        (&format!("--to {host}/app --region eu-west-1"), "--region eu-west-1 contradicts the host"),
+        (&format!("--to {host}/App"), "did you mean `app`?"),
+        (&format!("--to {host}"), "is not HOST[:PORT]/REPOSITORY"),
+        ("--to registry.example/app:v1", "the tag as `--tag v1`"),
+        ("--to https://registry.example/app", "write `--to registry.example/app`"),
+        ("--to http://registry.example/app", "`--plain-http`"),
+        ("--to registry.example/App", "is not allowed"),
+        ("--to a_b|c/app", "is not a host name"),
+        // Image.
+        ("-r app --platform linux", "`linux/amd64`"),
+        ("-r app --platform linux/a/b/c", "is not a platform"),
+        ("-r app --attestations maybe", "possible values: keep, drop"),
+        // AWS.
+        ("-r app --region useast1", "`useast1` is not a region code"),
+        ("-r app --role-arn arn:aws:iam::1:role/x", "is not the ARN of a role"),
+        ("-r app --external-id x", "--role-arn"),
+        (&format!("-r app {role} --role-duration-seconds 899"), "900 to 43200"),
+        (&format!("-r app {role} --role-duration-seconds 43201"), "900 to 43200"),
+        (&format!("-r app {role} --role-session-name a/b"), "the role session name `a/b` is not allowed"),
+        ("-r app --fips", "a custom endpoint cannot be combined with FIPS or dual-stack"),
+        ("-r app --dualstack", "a custom endpoint cannot be combined with FIPS or dual-stack"),
+        ("-r app --endpoint-url localhost:5000", "is not an http:// or https:// URL"),
+        ("-r app --endpoint-url http://api.ecr.us-east-1.amazonaws.com", "without TLS"),
+        ("-r app --endpoint-url https://u:geheim@ecr.example", "holds a user or password"),
+        // Network.
+        ("-r app --ca-bundle /nonexistent/ca.pem", "/nonexistent/ca.pem"),
+        (&format!("-r app --ca-bundle {damaged}"), "damaged.pem"),
+        ("-r app --connect-to a:443", "a:443"),
+        ("-r app --connect-to a:443:b:x", "a:443:b:x"),
+        ("-r app --connect-to a:5000:b:6000", "error: "),
+        ("-r app --retry-budget soon", "90, 90s, 5m or 1h"),
+        // Engine, transfer, output.
+        ("-r app --docker-host unix:///x --docker-context y", "cannot be used with"),
+        ("-r app --jobs 0", "1..=64"),
+        ("-r app --jobs 65", "1..=64"),
+        ("-r app --threads 0", "1..=256"),
+        ("-r app --compression-level 0", "1..=9"),
+        ("-r app --compression-level 10", "1..=9"),
+        ("-r app --output yaml", "possible values: text, json"),
+        ("-r app --progress dots", "possible values: auto, bars, lines"),
+        ("-r app --quiet --verbose", "cannot be used with"),
+        ("-r app --frobnicate", "--frobnicate"),
+        ("-r app another", "another"),
+    ] {
+        let words = format!("push {} {words}", common::two());
+        let run = refused(&stand, &words, &[]).await;
+        assert!(run.stderr.contains(says), "`{words}` should say `{says}`:\n{}", run.stderr);
+        run.hides(&["geheim"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_images_are_refused_before_any_network_call() {
+    let stand = Stand::new().await;
+    for (image, says) in [
+        ("containerd:app", "`docker-daemon:containerd:app`"),
+        ("docker://host/app", "the source `docker:` is not supported"),
+        ("docker-archive:", "names no file"),
+        ("oci:dir:", "ends in a colon without a reference"),
+        ("docker-daemon:", "names no image"),
+    ] {
+        let run = refused(&stand, &format!("push {image} -r {APP} -t v1"), &[]).await;
+        assert!(run.stderr.contains(says), "`{image}` should say `{says}`:\n{}", run.stderr);
+    }
+    let run = stand.program(&format!("push -r {APP}")).arg("").run().await;
+    assert!(run.failed(2).contains("no image is named"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_variables_are_refused_before_any_network_call_and_named() {
+    let stand = Stand::new().await;
+    let far = [("AWS_ENDPOINT_URL", "")];
+    for (name, value, says) in [
+        ("AWS_REGION", "useast1", "AWS_REGION"),
+        ("AWS_ENDPOINT_URL_ECR", "nonsense", "`nonsense`"),
+        ("AWS_ENDPOINT_URL_STS", "http://sts.amazonaws.com", "without TLS"),
+        ("AWS_USE_FIPS_ENDPOINT", "true", "AWS_USE_FIPS_ENDPOINT"),
+        ("AWS_USE_DUALSTACK_ENDPOINT", "TRUE", "AWS_USE_DUALSTACK_ENDPOINT"),
+        ("AWS_CA_BUNDLE", "/nonexistent/ca.pem", "/nonexistent/ca.pem"),
+        ("SSL_CERT_FILE", "/nonexistent/ca.pem", "/nonexistent/ca.pem"),
+        ("HTTPS_PROXY", "socks5://user:geheim@proxy", "HTTPS_PROXY"),
+        ("http_proxy", "http://", "HTTP_PROXY"),
+    ] {
+        let run = refused(&stand, &push_words(""), &[(name, value)]).await;
+        assert!(run.stderr.contains(says), "{name} should say `{says}`:\n{}", run.stderr);
+        run.hides(&["geheim"]);
+    }
+    // With FIPS and no endpoint of one's own there is nothing to refuse: another word decides.
+    let run = stand.push("--fips --region useast1").envs(&far).run().await;
+    assert!(run.failed(2).contains("useast1"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_engine_address_is_refused_before_any_network_call() {
+    let stand = Stand::new().await;
+    for (value, says) in [
+        ("/var/run/docker.sock", "did you mean `unix:///var/run/docker.sock`?"),
+        ("fd://3", "`fd://3`"),
+        ("ssh://-oProxyCommand=x", "is not an engine address"),
+    ] {
+        let words = format!("push app -r {APP} -t v1");
+        let run = refused(&stand, &words, &[("DOCKER_HOST", value)]).await;
+        assert!(run.stderr.contains(says), "`{value}` should say `{says}`:\n{}", run.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blank_variables_are_as_good_as_unset() {
+    let stand = Stand::new().await;
+    let blank = [
+        "AWS_DEFAULT_REGION",
+        "AWS_ENDPOINT_URL_ECR",
+        "AWS_ENDPOINT_URL_STS",
+        "AWS_USE_FIPS_ENDPOINT",
+        "AWS_CA_BUNDLE",
+        "SSL_CERT_FILE",
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "DOCKER_HOST",
+        "DOCKER_CONFIG",
+        "AWS_SESSION_TOKEN",
+        "AWS_PROFILE",
+    ];
+    let program = blank.iter().fold(stand.push(""), |program, name| program.env(name, ""));
+    program.run().await.succeeded();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_temporary_directory_that_is_none_stops_before_any_network_call() {
+    let stand = Stand::new().await;
+    let run = stand.push("--temp-dir /nonexistent").run().await;
+    assert!(stand.server.requests().is_empty());
+    run.says(&["/nonexistent", "`--temp-dir`"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_temporary_directory_that_is_none_is_refused() {
+    let stand = Stand::new().await;
+    refused(&stand, &push_words("--temp-dir /nonexistent"), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_without_a_repository_is_refused() {
+    let stand = Stand::new().await;
+    let host = format!("{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com");
+    refused(&stand, &push_words("").replace(APP, &host), &[]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scheme_before_the_repository_is_refused_with_the_right_word() {
+    let stand = Stand::new().await;
+    let host = format!("{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com");
+    let run = refused(&stand, &push_words("").replace(APP, &format!("https://{host}/{APP}")), &[]).await;
+    run.says(&[&format!("`{host}/{APP}`")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_engine_flag_does_not_hide_the_variable() {
+    let stand = Stand::new().await;
+    for flag in ["--docker-host=", "--docker-context="] {
+        let words = format!("push app -r {APP} -t v1 {flag}");
+        let run = stand.program(&words).env("DOCKER_HOST", "unix:///nonexistent/docker.sock").run().await;
+        assert_ne!(run.status, 0);
+        assert!(run.status == 2 || run.stderr.contains("unix:///nonexistent/docker.sock"), "{flag}: {}", run.stderr);
+    }
+}
