@@ -1,0 +1,79 @@
+//! Neighbours on the same machine.
+
+use crate::image::{self, SMALL};
+use crate::push::{push, reported};
+use crate::stack::Stack;
+use crate::verify::pull_with_skopeo;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+const PARTS: &[&str] = &["dockerd", "docker", "skopeo"];
+
+#[test]
+fn two_pushes_while_a_neighbour_moves_the_tag() {
+    let Some(stack) = Stack::signed(PARTS) else {
+        return;
+    };
+    let (space, engine) = (&stack.space, stack.engine());
+    image::files(space, engine, "moving-a:1", &[6 << 20, 2 << 20]);
+    image::on_top(space, engine, "moving-a:1", "moving-b:1", b"the neighbour's");
+    let ids = ["moving-a:1", "moving-b:1"].map(|name| engine.run(&["image", "inspect", "--format", "{{.Id}}", name]));
+    engine.run(&["tag", "moving-a:1", "moving:1"]);
+    stack.create_repository("concurrent/moving");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for from in ["moving-b:1", "moving-a:1"].into_iter().cycle().take_while(|_| !done.load(Ordering::Relaxed)) {
+                engine.run(&["tag", from, "moving:1"]);
+            }
+        });
+        let pushes = ["one", "two"].map(|tag| {
+            let push = move || push(stack, "moving:1", "concurrent/moving", &[tag]).args(["--output", "json"]).run();
+            (tag, scope.spawn(push))
+        });
+        let outcomes = pushes.map(|(tag, push)| (tag, push.join()));
+        done.store(true, Ordering::Relaxed);
+        for (tag, outcome) in outcomes {
+            let digest = reported(outcome.expect("an outcome"), "concurrent/moving", &[tag]);
+            // Which of the two is a matter of luck; but it is one of them, and whole: layers and config are checked on reading.
+            let pulled = pull_with_skopeo(stack, &format!("concurrent/moving:{tag}"));
+            assert_eq!(pulled.digest, digest);
+            assert!(ids.contains(&pulled.image.config_digest), "{} is none of {ids:?}", pulled.image.config_digest);
+        }
+    });
+}
+
+#[test]
+fn the_same_image_twice_at_once() {
+    let Some(stack) = Stack::signed(PARTS) else {
+        return;
+    };
+    let source = stack.image(SMALL);
+    stack.create_repository("concurrent/same");
+    let pushes = [(); 3].map(|()| {
+        std::thread::spawn(|| push(stack, SMALL, "concurrent/same", &["v1"]).args(["--output", "json"]).run())
+    });
+    let digests = pushes.map(|push| reported(push.join().expect("an outcome"), "concurrent/same", &["v1"]));
+    assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
+    source.image.assert_same(&pull_with_skopeo(stack, "concurrent/same:v1").image);
+}
+
+#[test]
+fn dockers_configuration_is_left_alone() {
+    let Some(stack) = Stack::signed(PARTS) else {
+        return;
+    };
+    stack.image(SMALL);
+    stack.create_repository("concurrent/config");
+    // A credential store that does not exist: whoever asks it or writes to it fails.
+    let config = r#"{ "auths": {"example.com": {}},	"credsStore": "must-not-be-asked" }"#;
+    let home = stack.space.path("docker-user");
+    let file = stack.space.write("docker-user/.docker/config.json", config);
+    let changed = || file.metadata().and_then(|metadata| metadata.modified()).expect("a time");
+    let before = changed();
+    push(stack, SMALL, "concurrent/config", &["v1"]).env("HOME", &home).run().ok();
+    assert_eq!(std::fs::read_to_string(&file).expect("the file"), config);
+    assert_eq!(changed(), before);
+    let names =
+        std::fs::read_dir(home.join(".docker")).expect("the folder").map(|entry| entry.expect("an entry").file_name());
+    assert_eq!(names.collect::<Vec<_>>(), ["config.json"], "nothing beside it");
+}

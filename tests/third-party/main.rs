@@ -1,0 +1,31 @@
+//! Tests in which others are the judges: a real engine builds the images, a real registry takes them, `moto` checks signatures and
+//! permissions, and `skopeo` and `docker pull` bring the images back.
+//!
+//! Each [`stack::Stack`] lives in its own network, mount and process namespace, so it may use port 443, its own `/etc/hosts`, and
+//! dies with the test process, whatever ends it. A part that is not installed skips the tests that need it, loudly; with
+//! `ECR_PUSH_REQUIRE_PARTS=1` they fail instead.
+
+mod archive;
+mod certificates;
+mod command;
+mod engine;
+mod image;
+mod parts;
+mod push;
+mod space;
+mod stack;
+mod verify;
+
+mod harness;
+
+mod bad_input;
+mod concurrent;
+mod credentials;
+mod indexes;
+mod limits;
+mod local_ecr;
+mod permissions;
+mod proxy;
+mod repository;
+mod sharing;
+mod sources;
