@@ -355,12 +355,12 @@ impl Destination {
         for tag in tags {
             let found = match retry.run("read tag", || self.repository.manifest(tag.as_str())).await {
                 Ok(found) => found,
+                // Who may not read one tag may read none.
                 Err(error) if error.status() == Some(403) => {
                     self.events.emit(Event::Detail(format!("tags cannot be read beforehand: {error}")));
-                    return Ok(tags
-                        .iter()
-                        .map(|tag| TagState { tag: tag.clone(), found: None, immutable: false })
-                        .collect());
+                    let unread = tags.iter().skip(states.len());
+                    states.extend(unread.map(|tag| TagState { tag: tag.clone(), found: None, immutable: false }));
+                    return Ok(states);
                 }
                 // A registry that answers so to a read may still take a push.
                 Err(error) if error.retry() == Retry::Never && error.status() != Some(401) => {

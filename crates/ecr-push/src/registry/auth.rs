@@ -288,6 +288,7 @@ async fn bearer_token(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     #[test]
     fn challenges_are_read() {
@@ -300,5 +301,55 @@ mod tests {
         assert_eq!(parse("Basic realm=x", "basic").unwrap(), [("realm".into(), "x".into())]);
         assert!(parse("Basic", "Basic").unwrap().is_empty());
         assert!(parse("Bearer realm=\"unclosed", "Bearer").is_some());
+    }
+
+    /// Gives tokens of `lifetime`; after the first `good` ones it fails.
+    fn tokens(lifetime: Option<Duration>, good: usize) -> (Auth, Arc<AtomicUsize>) {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&asked);
+        let fetch: FetchToken = Arc::new(move || {
+            let number = counter.fetch_add(1, Ordering::Relaxed);
+            Box::pin(async move {
+                if number < good {
+                    Ok(FetchedToken { basic: format!("token{number}").into(), lifetime })
+                } else {
+                    Err(Error::new(Side::Destination, "get token", "the API is down"))
+                }
+            })
+        });
+        (Auth::token(fetch), asked)
+    }
+
+    async fn sent(auth: &Auth) -> String {
+        auth.credential().await.unwrap().unwrap().header.to_str().unwrap().to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_token_is_renewed_at_half_its_life() {
+        let (auth, asked) = tokens(Some(Duration::from_millis(400)), 9);
+        assert_eq!((sent(&auth).await, sent(&auth).await), ("Basic token0".into(), "Basic token0".into()));
+        tokio::time::sleep(Duration::from_millis(220)).await;
+        assert_eq!(sent(&auth).await, "Basic token1");
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn an_old_token_is_used_on_if_the_renewal_fails_and_that_is_not_tried_with_every_request() {
+        let (auth, asked) = tokens(Some(Duration::from_millis(10)), 1);
+        assert_eq!(sent(&auth).await, "Basic token0");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        for _ in 0..3 {
+            assert_eq!(sent(&auth).await, "Basic token0");
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_token_of_unknown_life_is_not_asked_for_again() {
+        let (auth, asked) = tokens(None, 9);
+        for _ in 0..3 {
+            assert_eq!(sent(&auth).await, "Basic token0");
+        }
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
     }
 }
