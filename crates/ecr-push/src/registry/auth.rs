@@ -127,9 +127,11 @@ impl Auth {
             return Ok(false);
         }
         let mut current = self.0.current.lock().await;
-        if current.as_ref().is_some_and(|current| current.generation > generation) {
+        // Somebody else has got a newer one meanwhile; one that is stale by now is not sent, and is no help.
+        if current.as_ref().is_some_and(|current| current.generation > generation && !current.is_stale()) {
             return Ok(true);
         }
+        let generation = current.as_ref().map_or(generation, |current| current.generation.max(generation));
         match &self.0.method {
             Method::Token(fetch) => {
                 *current = Some(from_token(&fetch().await?, generation + 1)?);
@@ -342,6 +344,22 @@ mod tests {
             assert_eq!(sent(&auth).await, "Basic token0");
         }
         assert_eq!(asked.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_bearer_token_that_went_stale_is_replaced_when_the_registry_asks() {
+        let auth = Auth::asked(Some(Login::Password { username: "u".into(), password: "p".to_owned().into() }));
+        let challenge = [r#"Basic realm="x""#.to_owned()];
+        let http = Http::new(&crate::http::HttpSettings::default()).unwrap();
+        let renew =
+            |generation| auth.renew(&http, "app", "check blob", generation, StatusCode::UNAUTHORIZED, &challenge);
+        assert!(auth.credential().await.unwrap().is_none(), "nothing is sent unasked");
+        assert!(renew(0).await.unwrap());
+        assert_eq!(auth.credential().await.unwrap().unwrap().generation, 1);
+        auth.0.current.lock().await.as_mut().unwrap().stale_after = Some(Duration::ZERO);
+        assert!(auth.credential().await.unwrap().is_none(), "stale");
+        assert!(renew(0).await.unwrap());
+        assert_eq!(auth.credential().await.unwrap().unwrap().generation, 2, "a new one, not the stale one again");
     }
 
     #[tokio::test]
