@@ -192,6 +192,23 @@ async fn the_same_image_under_an_immutable_tag_is_success() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_digest_reported_is_that_of_the_first_tag() {
+    let stand = immutable(Mutability::immutable()).await;
+    let level = |level| ecr_push::compress::Level::new(level).unwrap();
+    let packed = |tag: &str, strength| PushRequest { tags: tags(&[tag]), level: level(strength), ..two(&stand) };
+    let nine = push_with_log(packed("nine", 9)).await.0.unwrap().digest;
+    // A push recognises the image by the tags it is asked for, so this is another packing under another tag.
+    let one = push_with_log(packed("one", 1)).await.0.unwrap().digest;
+    assert_ne!(nine, one);
+    for (first, second, expected) in [("nine", "one", nine), ("one", "nine", one)] {
+        let request = PushRequest { tags: tags(&[first, second]), ..two(&stand) };
+        let (report, log) = push_with_log(request).await;
+        assert_eq!(report.unwrap().digest, expected, "{first} {second}: {log:?}");
+        assert_eq!(log.iter().filter(|line| line.contains("another packing")).count(), 1, "{log:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_image_that_lost_a_layer_is_mended() {
     // A registry that lets blobs be deleted, which local-ecr's directory stands for here.
     let folder = tempfile::tempdir().unwrap();

@@ -234,11 +234,12 @@ impl Push {
             action: BlobAction::Skipped,
         };
         let reports = blobs.iter().map(skipped).collect();
+        let mut digest = manifest.digest;
         if !self.request.dry_run {
             let identity = Identity { root: Some(manifest.digest), config: identity.config };
-            self.publish(std::slice::from_ref(manifest), &identity, states).await?;
+            digest = self.publish(std::slice::from_ref(manifest), &identity, states, tags).await?.unwrap_or(digest);
         }
-        let mut report = self.report(manifest.digest, tags, contents, reports);
+        let mut report = self.report(digest, tags, contents, reports);
         report.existed = true;
         Ok(Some(report))
     }
@@ -252,8 +253,22 @@ impl Push {
         Ok(digests.iter().all(|digest| present.contains(digest)).then_some(blobs))
     }
 
-    async fn publish(&self, manifests: &[Manifest], identity: &Identity, states: &[TagState]) -> Result<Digest> {
-        publish::publish(&self.destination, manifests, identity, states, &self.retry, &self.events).await
+    /// Puts manifests and tags. Answers the digest of the first tag given, which is "the" reference.
+    async fn publish(
+        &self,
+        manifests: &[Manifest],
+        identity: &Identity,
+        states: &[TagState],
+        tags: &[Tag],
+    ) -> Result<Option<Digest>> {
+        let digests =
+            publish::publish(&self.destination, manifests, identity, states, &self.retry, &self.events).await?;
+        let first =
+            tags.first().and_then(|first| digests.iter().find(|(tag, _)| tag == first)).map(|(_, digest)| *digest);
+        for (tag, digest) in digests.iter().filter(|(_, digest)| first.is_some_and(|first| first != *digest)) {
+            self.events.warning(format!("the immutable tag `{tag}` holds the same image in another packing: {digest}"));
+        }
+        Ok(first)
     }
 
     /// Every blob of an image or index that the registry has. `None` if a child is not there.
@@ -321,10 +336,6 @@ impl Push {
         let root = manifests.last().map(|root| root.digest).unwrap_or_else(|| Digest::of(b""));
         plan::refuse_moves(&identity, &states, &self.destination.uri)?;
         let mut report = self.report(root, &tags, contents, blobs);
-        if self.request.dry_run {
-            return Ok(report);
-        }
-        self.events.emit(Event::Phase("publishing".to_owned()));
         // The image may be there under one of the tags, packed by another program: then it stays as it is.
         let there = if identity.config.is_some() { plan::existing(&identity, &states) } else { None };
         let there = match there {
@@ -332,7 +343,12 @@ impl Push {
             _ => None,
         };
         let manifests = there.map_or(manifests.as_slice(), std::slice::from_ref);
-        report.digest = self.publish(manifests, &identity, &states).await?;
+        report.digest = manifests.last().map_or(report.digest, |root| root.digest);
+        if self.request.dry_run {
+            return Ok(report);
+        }
+        self.events.emit(Event::Phase("publishing".to_owned()));
+        report.digest = self.publish(manifests, &identity, &states, &tags).await?.unwrap_or(report.digest);
         report.elapsed = self.started.elapsed();
         report.retries = self.retry.retries();
         Ok(report)

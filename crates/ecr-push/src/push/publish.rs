@@ -6,13 +6,13 @@ use super::destination::Destination;
 use super::plan::{Identity, TagState, moved};
 use crate::error::{Error, Result, Retry, Side};
 use crate::events::{Event, Events};
-use crate::image::{Digest, Manifest};
+use crate::image::{Digest, Manifest, Tag};
 use crate::retry::RetryBudget;
 
 /// How often a manifest is put again when the registry does not see its blobs yet (ecr-facts 4.6).
 const LAG_TRIES: usize = 3;
 
-/// Puts `manifests` (the last one is the root) and the tags. Answers the digest that the tags have: another one than the
+/// Puts `manifests` (the last one is the root) and the tags. Answers the digest that each tag has: another one than the
 /// root's where an immutable tag turned out to hold the same image in another packing.
 pub(super) async fn publish(
     destination: &Destination,
@@ -21,7 +21,7 @@ pub(super) async fn publish(
     tags: &[TagState],
     retry: &RetryBudget,
     events: &Events,
-) -> Result<Digest> {
+) -> Result<Vec<(Tag, Digest)>> {
     let Some((root, children)) = manifests.split_last() else {
         return Err(Error::new(Side::Source, "publish", "the source gave no manifest"));
     };
@@ -29,8 +29,8 @@ pub(super) async fn publish(
         put(destination, &child.digest.to_string(), child, retry).await.map_err(|error| destination.explain(error))?;
         events.emit(Event::Published { digest: child.digest, tag: None, existed: false });
     }
-    let mut digest = root.digest;
-    for state in tags {
+    let mut digests: Vec<(Tag, Digest)> = tags.iter().map(|state| (state.tag.clone(), root.digest)).collect();
+    for (state, (_, digest)) in tags.iter().zip(&mut digests) {
         let tag = state.tag.to_string();
         let published = |existed| Event::Published { digest: root.digest, tag: Some(tag.clone()), existed };
         if state.found.as_ref().is_some_and(|found| found.digest == root.digest) {
@@ -51,8 +51,8 @@ pub(super) async fn publish(
         let there = retry.run("read tag", || destination.repository.manifest(&tag)).await.ok().flatten();
         match there {
             Some(found) if identity.is(&found) => {
-                digest = found.digest;
-                events.emit(Event::Published { digest, tag: Some(tag.clone()), existed: true });
+                *digest = found.digest;
+                events.emit(Event::Published { digest: found.digest, tag: Some(tag.clone()), existed: true });
             }
             Some(found) => return Err(moved(&state.tag, &found, identity, &destination.uri)),
             None => {
@@ -62,7 +62,7 @@ pub(super) async fn publish(
             }
         }
     }
-    Ok(digest)
+    Ok(digests)
 }
 
 /// `TAG_INVALID` of the registry; the API's two names for it, as gateways pass them on (ecr-facts 4.6).
