@@ -286,7 +286,10 @@ impl Push {
                 let reference = entry.descriptor.digest.to_string();
                 let found =
                     self.retry.run("read manifest", || self.destination.repository.manifest(&reference)).await?;
-                let Some(child) = found.and_then(|found| found.manifest) else { return Ok(None) };
+                // By its digest, or an answer that names itself would be followed for ever.
+                let child =
+                    found.filter(|found| found.digest == entry.descriptor.digest).and_then(|found| found.manifest);
+                let Some(child) = child else { return Ok(None) };
                 open.push(child);
             }
         }
