@@ -145,7 +145,7 @@ impl Uploads {
 
     /// Sends one blob outside of the stream, if the registry lacks it.
     pub(super) async fn one(&self, blob: Blob) -> Result<BlobReport> {
-        if self.destination.present(&blob.digest, &self.retry).await? {
+        if self.destination.present_of(&[blob.digest], &self.retry).await?.contains(&blob.digest) {
             return Ok(self.finish(&blob, BlobAction::Skipped));
         }
         if self.dry_run {
