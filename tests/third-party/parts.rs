@@ -32,6 +32,11 @@ fn installed() -> PathBuf {
     }
 }
 
+/// A program, script or folder of the npm packages of `npm/package.json`, such as `node20/bin/node`.
+pub fn npm(path: &str) -> PathBuf {
+    installed().join("node/node_modules").join(path)
+}
+
 /// The search path of every program that the tests start.
 pub fn path() -> OsString {
     let mut folders = vec![installed().join("venv/bin")];
@@ -45,12 +50,13 @@ pub fn find(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&path()).map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
-/// Whether `part` is here. `root` stands for the right to make namespaces and to mount.
+/// Whether `part` is here. `root` stands for the right to make namespaces and to mount; `npm:NAME` for an npm package.
 fn is_here(part: &str) -> bool {
     match part {
         "root" => std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
             status.lines().any(|line| line.starts_with("Uid:") && line.split_whitespace().nth(2) == Some("0"))
         }),
+        package if package.starts_with("npm:") => npm(package.trim_start_matches("npm:")).exists(),
         program => find(program).is_some(),
     }
 }
