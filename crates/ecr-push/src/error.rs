@@ -6,6 +6,7 @@
 //! status, decide on a retry), and an enum per room would grow a variant for each sentence.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The result of every fallible operation in this crate.
@@ -56,10 +57,10 @@ pub enum Retry {
 }
 
 /// A failed operation. See the [module documentation](self).
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Error(Box<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     side: Side,
     operation: String,
@@ -71,7 +72,8 @@ struct Inner {
     retry_after: Option<Duration>,
     hints: Vec<String>,
     refused: bool,
-    source: Option<Source>,
+    /// Shared, so that an error which has passed through the AWS SDK can be taken out of the SDK's own.
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
@@ -107,10 +109,24 @@ impl Error {
         self
     }
 
+    /// The same error with `words` before its sentence: those by which a caller's users know this failure.
+    #[must_use]
+    pub fn prefixed(mut self, words: &str) -> Self {
+        self.0.message.insert_str(0, words);
+        self
+    }
+
     /// Adds what the user can do about it. May be called several times; hints are shown in order.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hints.push(hint.into());
+        self
+    }
+
+    /// Adds what the user should do before anything that is known already.
+    #[must_use]
+    pub fn with_first_hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hints.insert(0, hint.into());
         self
     }
 
@@ -152,7 +168,7 @@ impl Error {
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
     }
 

@@ -1,13 +1,19 @@
 //! What happens during a push, told to one listener. The engine knows nothing of terminals or CI systems.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
+
+use secrecy::SecretString;
 
 use crate::image::Digest;
 
 /// Something worth telling.
 #[derive(Clone, Debug)]
 pub enum Event {
+    /// A text that must not be seen from now on: a log that can mask it does so. It is told before anything that might
+    /// hold it, and again for each renewal. Never empty, and never the registry's user name.
+    Secret(SecretString),
     /// A fact the log should have: the engine used, where the region came from.
     Notice(String),
     /// Something the user should look at, though the push goes on.
@@ -16,6 +22,12 @@ pub enum Event {
     Detail(String),
     /// What is being waited for, for the heartbeat.
     Phase(String),
+    /// The image is about to be transferred and has this many layers; each of them ends with an [`Event::BlobDone`], and
+    /// so does each config. Told at most once, and not at all where the number is known only at the end.
+    Layers {
+        /// How many different layers.
+        count: usize,
+    },
     /// A layer is being read and compressed; `size` is its uncompressed size, if known.
     LayerStarted {
         /// Counts the layers as they are read, from 1.
@@ -101,6 +113,12 @@ pub enum BlobAction {
 /// The listener. Cheap to clone.
 #[derive(Clone)]
 pub struct Events(Arc<dyn Fn(Event) + Send + Sync>);
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Events")
+    }
+}
 
 impl Events {
     /// Tells `listener`. It is called from many threads and must not block for long.
