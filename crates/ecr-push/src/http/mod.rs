@@ -3,6 +3,7 @@
 //! One client means one place for CA files, proxy, `--connect-to` and time-outs, so that a corporate proxy which works
 //! for the token also works for the blobs. It reads no environment: the request feeds it.
 
+mod call_log;
 mod certificates;
 mod connect_to;
 mod error;
@@ -24,6 +25,7 @@ pub use error::transport_error;
 pub use proxy::{ProxySettings, is_metadata_host};
 
 pub(crate) use error::connection_sentence;
+pub(crate) use proxy::is_loopback;
 
 /// Name resolution, TCP and TLS together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);

@@ -7,6 +7,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
 
+use regex::{Regex, RegexBuilder};
 use reqwest::Url;
 
 use super::ConnectTo;
@@ -21,6 +22,22 @@ pub struct ProxySettings {
     pub https: Option<String>,
     /// `NO_PROXY`: hosts that are reached directly.
     pub no_proxy: Option<String>,
+    /// Regular expressions, as the Azure Pipelines agent has them: what a request's URL matches, ignoring case, is
+    /// reached directly. The URL ends with its host and port (`https://HOST/`), because a connection serves many paths.
+    /// Those that cannot be read are left out; see [`ProxySettings::unreadable`].
+    pub bypass: Vec<String>,
+}
+
+impl ProxySettings {
+    /// Those of [`ProxySettings::bypass`] that are no regular expressions here: .NET, for which they are written, knows
+    /// some forms that Rust does not (look-around, back-references).
+    pub fn unreadable(&self) -> Vec<String> {
+        self.bypass.iter().filter(|pattern| expression(pattern).is_none()).cloned().collect()
+    }
+}
+
+fn expression(pattern: &str) -> Option<Regex> {
+    RegexBuilder::new(pattern).case_insensitive(true).build().ok()
 }
 
 impl fmt::Debug for ProxySettings {
@@ -30,6 +47,7 @@ impl fmt::Debug for ProxySettings {
             .field("http", &shown(&self.http))
             .field("https", &shown(&self.https))
             .field("no_proxy", &self.no_proxy)
+            .field("bypass", &self.bypass)
             .finish()
     }
 }
@@ -49,6 +67,7 @@ pub(super) struct ProxyRules {
     http: Option<Url>,
     https: Option<Url>,
     direct: Vec<Entry>,
+    bypass: Vec<Regex>,
     connect_to: Vec<ConnectTo>,
 }
 
@@ -58,6 +77,7 @@ impl ProxyRules {
             http: proxy_url("HTTP_PROXY", settings.http.as_deref())?,
             https: proxy_url("HTTPS_PROXY", settings.https.as_deref())?,
             direct: entries(settings.no_proxy.as_deref().unwrap_or_default()),
+            bypass: settings.bypass.iter().filter_map(|pattern| expression(pattern)).collect(),
             connect_to: connect_to.to_vec(),
         })
     }
@@ -76,7 +96,8 @@ impl ProxyRules {
         let direct = is_metadata_host(host)
             || is_loopback(host)
             || self.connect_to.iter().any(|rule| rule.matches_host(host))
-            || self.direct.iter().any(|entry| entry.matches(host, port));
+            || self.direct.iter().any(|entry| entry.matches(host, port))
+            || self.bypass.iter().any(|pattern| pattern.is_match(url.as_str()));
         (!direct).then_some(proxy)
     }
 }
@@ -123,7 +144,8 @@ fn without_user(text: &str) -> String {
     }
 }
 
-fn is_loopback(host: &str) -> bool {
+/// This machine; `host` without brackets.
+pub(crate) fn is_loopback(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
@@ -216,6 +238,7 @@ mod tests {
             http: Some("plain.example:3128".into()),
             https: Some("http://user:p%40ss@secure.example:3129".into()),
             no_proxy: Some(no_proxy.into()),
+            bypass: Vec::new(),
         };
         ProxyRules::new(&settings, &["mapped.example:443:127.0.0.1:1".parse().unwrap()]).unwrap()
     }
@@ -274,6 +297,34 @@ mod tests {
         ] {
             assert_eq!(proxied(list, url), expected, "{list} {url}");
         }
+    }
+
+    #[test]
+    fn the_bypass_list_is_tested_against_the_url_ignoring_case() {
+        let settings = |patterns: &[&str]| ProxySettings {
+            https: Some("http://proxy.example:3128".into()),
+            bypass: patterns.iter().map(|&pattern| pattern.to_owned()).collect(),
+            ..ProxySettings::default()
+        };
+        for (pattern, url, expected) in [
+            (r"github\.com", "https://api.GitHub.com/", false),
+            (r"^https://.*\.CORP\.example", "https://a.corp.example/", false),
+            (r"^https://.*\.corp\.example", "https://a.corp.other/", true),
+            // As a regular expression it also matches where a host list would not.
+            ("example", "https://notexample.org/", false),
+            (r"example\.org:8443", "https://example.org:8443/", false),
+            (r"^http:", "https://example.org/", true),
+            ("größe", "https://example.org/", true),
+        ] {
+            let rules = ProxyRules::new(&settings(&[pattern]), &[]).unwrap();
+            assert_eq!(rules.proxy_for(&url.parse().unwrap()).is_some(), expected, "{pattern} {url}");
+        }
+        // One that cannot be read is told, and the others still work.
+        let settings = settings(&["(?<!x)a", "[", "good"]);
+        assert_eq!(settings.unreadable(), ["(?<!x)a", "["]);
+        let rules = ProxyRules::new(&settings, &[]).unwrap();
+        assert!(rules.proxy_for(&"https://good.example/".parse().unwrap()).is_none());
+        assert!(rules.proxy_for(&"https://a.example/".parse().unwrap()).is_some());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use aws_smithy_runtime_api::client::runtime_components::RuntimeComponents;
 use aws_smithy_types::body::SdkBody;
 use http_body_util::BodyExt;
 
+use super::call_log::Call;
 use super::{CONNECT_TIMEOUT, Http};
 
 /// Above any answer of the APIs we call; a manifest is 4 MiB at most (ecr-facts 2.5), BatchGetImage may hold several.
@@ -72,7 +73,16 @@ impl HttpConnector for Connector {
             let request = convert(request).await?;
             let host = super::error::shown_host(request.url());
             let whole = read.map(|read| read + connect);
-            let answer = within(whole, &host, client.execute(request)).await?;
+            let call = Call::begin(&request);
+            let answer = within(whole, &host, client.execute(request)).await;
+            let answer = answer.inspect_err(|error| {
+                if let Some(call) = &call {
+                    call.failed(&reason(error));
+                }
+            })?;
+            if let Some(call) = &call {
+                call.answered(answer.status().as_u16(), answer.headers());
+            }
             collect(answer, &host, read).await
         })
     }
@@ -120,6 +130,15 @@ async fn within<T>(
     match tokio::time::timeout(limit, work).await {
         Ok(result) => result.map_err(classify),
         Err(_) => Err(ConnectorError::timeout(format!("{host} did not answer in time").into())),
+    }
+}
+
+/// Without the URL, whose query may hold what is not for a log.
+fn reason(error: &ConnectorError) -> String {
+    let cause = std::error::Error::source(error);
+    match cause.and_then(|cause| cause.downcast_ref::<reqwest::Error>()) {
+        Some(found) => super::error::innermost(found),
+        None => cause.map_or_else(|| error.to_string(), ToString::to_string),
     }
 }
 

@@ -158,6 +158,27 @@ async fn https_goes_through_the_proxy_with_its_password_decoded() {
 }
 
 #[tokio::test]
+async fn a_host_on_the_bypass_list_is_not_asked_through_the_proxy() {
+    let (listener, address) = listen().await;
+    drop(listener);
+    let through = |bypass: &[&str]| {
+        let proxy = Some(format!("http://{address}"));
+        let bypass = bypass.iter().map(|&pattern| pattern.to_owned()).collect();
+        http(HttpSettings {
+            proxy: ProxySettings { http: proxy.clone(), https: proxy, bypass, ..ProxySettings::default() },
+            ..HttpSettings::default()
+        })
+    };
+    for scheme in ["http", "https"] {
+        let url = format!("{scheme}://no-such-host.invalid/a/path?with=query");
+        let error = failure(&through(&[]), &url).await;
+        assert!(error.message().contains("refused the connection"), "{error}");
+        let error = failure(&through(&["other", &format!(r"^{scheme}://NO-.*\.invalid/$")]), &url).await;
+        assert!(error.message().contains("cannot be resolved"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn a_proxy_that_refuses_is_told_apart_from_the_host() {
     for (status, expected) in [("407 Auth", "asks for a user"), ("403 No", "refused to connect")] {
         let (proxy, address) = listen().await;
