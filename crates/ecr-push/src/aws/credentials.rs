@@ -13,12 +13,14 @@ use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvid
 use aws_types::SdkConfig;
 
 use super::failure::{self, reason};
-use super::settings::{AwsSettings, RoleSettings, last_four};
+use super::settings::{AwsSettings, RoleSettings, WebIdentity, check_key, last_four};
+use super::web_identity::WebIdentityProvider;
 use crate::error::{Error, Result, Side};
+use crate::events::{Event, Events};
 
 const OPERATION: &str = "find credentials";
 pub(super) const INSTANCE_METADATA: &str = "instance metadata";
-const DEFAULT_SESSION: &str = "ecr-push";
+pub(super) const DEFAULT_SESSION: &str = "ecr-push";
 
 /// One place credentials may come from.
 pub(super) struct Source {
@@ -43,15 +45,26 @@ pub(super) struct Chosen {
 }
 
 /// The first source that has credentials.
-pub(super) async fn choose(sources: Vec<Source>, settings: &AwsSettings, known_profiles: &[String]) -> Result<Chosen> {
+pub(super) async fn choose(
+    sources: Vec<Source>,
+    settings: &AwsSettings,
+    known_profiles: &[String],
+    events: &Events,
+) -> Result<Chosen> {
     let mut skipped = Vec::new();
     for source in sources {
-        match source.provider.provide_credentials().await {
+        let provider = match settings.explicit_keys {
+            // The caller had them first.
+            Some(_) => source.provider,
+            None => Announced::over(source.provider, events),
+        };
+        match provider.provide_credentials().await {
             Ok(first) => {
+                check_key(&source.name, first.access_key_id(), first.session_token())?;
                 return Ok(Chosen {
                     description: describe(&source.name, &first),
                     skipped,
-                    provider: SharedCredentialsProvider::new(First::new(first, source.provider)),
+                    provider: SharedCredentialsProvider::new(First::new(first, provider)),
                 });
             }
             Err(error) if is_skipped(&source.name, &error) => {
@@ -69,7 +82,7 @@ pub(super) async fn choose(sources: Vec<Source>, settings: &AwsSettings, known_p
 }
 
 /// Takes on the role with the chosen credentials. Once, at once: a role that cannot be had must not be found out later.
-pub(super) async fn assume(role: &RoleSettings, base: Chosen, sts: &SdkConfig) -> Result<Chosen> {
+pub(super) async fn assume(role: &RoleSettings, base: Chosen, sts: &SdkConfig, events: &Events) -> Result<Chosen> {
     let session = role.session_name.as_deref().unwrap_or(DEFAULT_SESSION);
     let mut builder = AssumeRoleProvider::builder(&role.arn).session_name(session).configure(sts);
     if let Some(id) = &role.external_id {
@@ -79,6 +92,7 @@ pub(super) async fn assume(role: &RoleSettings, base: Chosen, sts: &SdkConfig) -
         builder = builder.session_length(duration);
     }
     let provider = SharedCredentialsProvider::new(builder.build_from_provider(base.provider).await);
+    let provider = Announced::over(provider, events);
     match provider.provide_credentials().await {
         Ok(first) => Ok(Chosen {
             description: format!("role {} (assumed with {})", role.arn, base.description),
@@ -87,6 +101,22 @@ pub(super) async fn assume(role: &RoleSettings, base: Chosen, sts: &SdkConfig) -
         }),
         Err(error) => Err(failure::role_failure(&role.arn, &base.description, &error)),
     }
+}
+
+/// Takes on the role with an identity token. Once, at once, and nothing else is tried.
+pub(super) async fn assume_with_token(
+    web_identity: &WebIdentity,
+    provider: WebIdentityProvider,
+    events: &Events,
+) -> Result<Chosen> {
+    let first = provider.obtain().await?;
+    announce(&first, events);
+    let provider = Announced::over(SharedCredentialsProvider::new(provider), events);
+    Ok(Chosen {
+        description: format!("role {} (assumed with a token of {})", web_identity.role.arn, web_identity.origin),
+        skipped: Vec::new(),
+        provider: SharedCredentialsProvider::new(First::new(first, provider)),
+    })
 }
 
 fn describe(source: &str, credentials: &Credentials) -> String {
@@ -141,6 +171,46 @@ fn none_found(settings: &AwsSettings, skipped: &[String], known_profiles: &[Stri
         names => format!("the profiles here are: {}", names.join(", ")),
     };
     Error::new(Side::Credentials, OPERATION, format!("there is no profile `{profile}`")).with_hint(list)
+}
+
+/// Tells each set of temporary credentials before anybody uses it, renewals included. Lasting keys are not told: whoever
+/// keeps them knows them.
+#[derive(Debug)]
+struct Announced {
+    source: SharedCredentialsProvider,
+    events: Events,
+}
+
+impl Announced {
+    fn over(source: SharedCredentialsProvider, events: &Events) -> SharedCredentialsProvider {
+        SharedCredentialsProvider::new(Self { source, events: events.clone() })
+    }
+}
+
+impl ProvideCredentials for Announced {
+    fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+    where
+        Self: 'a,
+    {
+        future::ProvideCredentials::new(async {
+            let credentials = self.source.provide_credentials().await?;
+            announce(&credentials, &self.events);
+            Ok(credentials)
+        })
+    }
+
+    fn fallback_on_interrupt(&self) -> Option<Credentials> {
+        self.source.fallback_on_interrupt()
+    }
+}
+
+fn announce(credentials: &Credentials, events: &Events) {
+    let Some(session_token) = credentials.session_token() else { return };
+    for secret in [credentials.access_key_id(), credentials.secret_access_key(), session_token] {
+        if !secret.is_empty() {
+            events.emit(Event::Secret(secret.into()));
+        }
+    }
 }
 
 /// Gives the credentials already at hand first, then asks the source again. Saves the second of two calls to STS, and
@@ -220,7 +290,7 @@ mod tests {
         let calls = Arc::default();
         let settings = AwsSettings::default();
         let sources = vec![source("profile files", &calls, nothing), source("web identity", &calls, keys)];
-        let chosen = choose(sources, &settings, &[]).await.unwrap();
+        let chosen = choose(sources, &settings, &[], &Events::none()).await.unwrap();
         assert_eq!(chosen.description, "web identity (key …MPLE)");
         assert_eq!(chosen.skipped, ["profile files: nothing here"]);
         assert!(!format!("{chosen:?}").contains("geheim"));
@@ -238,7 +308,7 @@ mod tests {
             source("profile files", &calls, broken),
             source("instance metadata", &unused, keys),
         ];
-        let error = choose(sources, &AwsSettings::default(), &[]).await.unwrap_err();
+        let error = choose(sources, &AwsSettings::default(), &[], &Events::none()).await.unwrap_err();
         assert_eq!(error.side(), Side::Credentials);
         assert!(error.message().contains("profile files"), "{error}");
         assert!(error.message().contains("the file is damaged"), "{error}");
@@ -251,7 +321,7 @@ mod tests {
         let calls = Arc::default();
         let sources = ["environment", "profile files", "web identity", "container", "instance metadata"]
             .map(|name| source(name, &calls, nothing));
-        let error = choose(sources.into(), &AwsSettings::default(), &[]).await.unwrap_err();
+        let error = choose(sources.into(), &AwsSettings::default(), &[], &Events::none()).await.unwrap_err();
         assert_eq!(error.hints().len(), 6);
         assert!(error.hints()[5].starts_with("skipped instance metadata: nothing here"));
     }
@@ -261,10 +331,11 @@ mod tests {
         let settings = AwsSettings { profile: Some("prod".into()), ..AwsSettings::default() };
         let calls = Arc::default();
         let sources = || vec![source("profile `prod`", &calls, nothing)];
-        let error = choose(sources(), &settings, &["default".into(), "production".into()]).await.unwrap_err();
+        let error =
+            choose(sources(), &settings, &["default".into(), "production".into()], &Events::none()).await.unwrap_err();
         assert_eq!(error.message(), "there is no profile `prod`");
         assert_eq!(error.hints(), ["the profiles here are: default, production"]);
-        let error = choose(sources(), &settings, &["prod".into()]).await.unwrap_err();
+        let error = choose(sources(), &settings, &["prod".into()], &Events::none()).await.unwrap_err();
         assert!(error.message().contains("gives no credentials"));
     }
 }

@@ -18,7 +18,9 @@ use super::failure::{self, Call};
 use super::hosts;
 use super::region::{self, RegionSource};
 use super::settings::{AwsSettings, check_endpoint};
+use super::web_identity::{Limits, WebIdentityProvider};
 use crate::error::{Error, Result, Retry, Side};
+use crate::events::Events;
 use crate::http::Http;
 use crate::image::{AccountId, Region, RepositoryName};
 
@@ -26,7 +28,8 @@ use crate::image::{AccountId, Region, RepositoryName};
 const ATTEMPTS: u32 = 4;
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-const CREDENTIALS_LIMIT: Duration = Duration::from_secs(60);
+/// For one renewal. A little more than an identity token and its role may take, so that their own error is heard.
+const CREDENTIALS_LIMIT: Duration = Duration::from_secs(65);
 
 /// Who we are is nice to know, never worth waiting for.
 const IDENTITY_LIMIT: Duration = Duration::from_secs(2);
@@ -41,6 +44,7 @@ pub struct EcrApi {
     credentials: String,
     skipped: Vec<String>,
     endpoint: Option<String>,
+    pub(super) events: Events,
     fips: bool,
     dual_stack: bool,
 }
@@ -55,8 +59,9 @@ pub struct Identity {
 }
 
 impl EcrApi {
-    /// Finds region and credentials. Speaks to nobody but the sources of these (files, metadata, STS).
-    pub async fn connect(http: &Http, settings: &AwsSettings) -> Result<Self> {
+    /// Finds region and credentials. Speaks to nobody but the sources of these (files, metadata, an identity provider,
+    /// STS). `events` hears every secret that is received, now and later.
+    pub async fn connect(http: &Http, settings: &AwsSettings, events: &Events) -> Result<Self> {
         settings.check()?;
         let ambient = Ambient::read(http, settings).await?;
         let endpoints = Endpoints::find(settings, &ambient)?;
@@ -64,11 +69,20 @@ impl EcrApi {
         tracing::debug!(%region, from = %region_source, "region");
 
         let shared = shared_config(&ambient, settings, &region);
-        let sources = ambient.sources(settings, &region);
-        let mut chosen = credentials::choose(sources, settings, &ambient.profiles).await?;
+        let mut chosen = match &settings.web_identity {
+            Some(web_identity) => {
+                let sts = unsigned(&shared, endpoints.sts.as_deref());
+                let provider = WebIdentityProvider::new(web_identity, http, &sts, events, Limits::default());
+                credentials::assume_with_token(web_identity, provider, events).await?
+            }
+            None => {
+                let sources = ambient.sources(settings, &region);
+                credentials::choose(sources, settings, &ambient.profiles, events).await?
+            }
+        };
         if let Some(role) = &settings.role {
             let sts = for_service(&shared, endpoints.sts.as_deref(), &chosen);
-            chosen = credentials::assume(role, chosen, &sts).await?;
+            chosen = credentials::assume(role, chosen, &sts, events).await?;
         }
         tracing::debug!(source = chosen.description, "credentials");
 
@@ -83,6 +97,7 @@ impl EcrApi {
             credentials: chosen.description,
             skipped: chosen.skipped,
             endpoint: endpoints.ecr,
+            events: events.clone(),
             fips: settings.fips,
             dual_stack: settings.dual_stack,
         })
@@ -197,8 +212,22 @@ fn for_service(shared: &SdkConfig, endpoint: Option<&str>, chosen: &Chosen) -> S
     builder.credentials_provider(chosen.provider.clone()).build()
 }
 
+/// For the one call that an identity token takes the place of credentials in. It is tried again by its caller, within a
+/// budget that the SDK does not know.
+fn unsigned(shared: &SdkConfig, endpoint: Option<&str>) -> SdkConfig {
+    let mut builder = shared.to_builder().retry_config(RetryConfig::disabled());
+    builder.set_endpoint_url(endpoint.map(str::to_owned));
+    builder.build()
+}
+
 /// What ECR and STS clients have in common. Region, endpoint and credentials come from us alone.
 fn shared_config(ambient: &Ambient, settings: &AwsSettings, region: &Region) -> SdkConfig {
+    let mut limits = time_outs();
+    if settings.web_identity.is_some() {
+        // The SDK counts a renewal as a part of the call that waits for it.
+        let whole = limits.operation_timeout().unwrap_or_default() + CREDENTIALS_LIMIT;
+        limits = limits.to_builder().operation_timeout(whole).build();
+    }
     ambient
         .sdk
         .to_builder()
@@ -207,7 +236,7 @@ fn shared_config(ambient: &Ambient, settings: &AwsSettings, region: &Region) -> 
         .use_fips(settings.fips)
         .use_dual_stack(settings.dual_stack)
         .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(LONGEST_WAIT))
-        .timeout_config(time_outs())
+        .timeout_config(limits)
         // Our own client has time limits, and says which host broke them.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         // Renews temporary credentials before they expire. A credential process or SSO may take its time.

@@ -168,6 +168,9 @@ fn unanswered(call: &Call<'_>, error: &(dyn StdError + 'static)) -> Error {
 
 /// A source of credentials that has some but fails to give them.
 pub(super) fn credentials_failure(operation: &str, source: &str, error: &CredentialsError) -> Error {
+    if let Some(own) = find::<Error>(error) {
+        return own.clone();
+    }
     let answer = sts_answer(error);
     let code = answer.code.clone().unwrap_or_default();
     let text = answer.message.clone().unwrap_or_else(|| reason(error));
@@ -187,6 +190,9 @@ pub(super) fn credentials_failure(operation: &str, source: &str, error: &Credent
 /// A role that could not be taken on. Nothing else is tried in its place.
 pub(super) fn role_failure(role: &str, base: &str, error: &CredentialsError) -> Error {
     const OPERATION: &str = "sts:AssumeRole";
+    if let Some(own) = find::<Error>(error) {
+        return own.clone();
+    }
     let answer = sts_answer(error);
     let code = answer.code.clone().unwrap_or_default();
     let text = answer.message.clone().unwrap_or_else(|| reason(error));
@@ -204,6 +210,52 @@ pub(super) fn role_failure(role: &str, base: &str, error: &CredentialsError) -> 
     }
     if text.contains("role chaining") {
         built = built.with_hint("a role assumed with a role lasts one hour at most: --role-duration-seconds 3600");
+    }
+    answer.add_to(built)
+}
+
+/// A role that STS did not give for an identity token. `shown` makes STS's own words fit to be shown.
+pub(super) fn web_identity_failure(
+    operation: &str,
+    role: &str,
+    origin: &str,
+    error: &SdkError<AssumeRoleWithWebIdentityError, HttpResponse>,
+    shown: impl Fn(&str) -> String,
+) -> Error {
+    if error.raw_response().is_none() {
+        if let Some(found) = find::<reqwest::Error>(error)
+            && let Some(url) = found.url()
+        {
+            return transport_error(Side::Credentials, operation, found, url);
+        }
+        let late = matches!(error, SdkError::TimeoutError(_))
+            || find::<ConnectorError>(error).is_some_and(ConnectorError::is_timeout);
+        let retry = if late { Retry::Backoff } else { Retry::Never };
+        let message = format!("STS could not be asked for the role {role}: {}", reason(error));
+        return Error::new(Side::Credentials, operation, message).with_retry(retry);
+    }
+    let answer = Answer::of(error);
+    let code = answer.code.clone().unwrap_or_default();
+    let status = answer.status.unwrap_or_default();
+    let text = match (answer.message.as_deref(), code.as_str()) {
+        (Some(text), _) => shown(text),
+        (None, "") => format!("STS answered {status}"),
+        (None, code) => shown(code),
+    };
+    // STS could not reach the identity provider: a 400 that its documentation says to try again.
+    let passing = code == "IDPCommunicationError" || status == 408;
+    let retry = if passing { Retry::Backoff } else { verdict(&code, status) };
+    let message = format!("the role {role} cannot be assumed with the token of {origin}: {text}");
+    let mut built = Error::new(Side::Credentials, operation, message).with_retry(retry);
+    if (300..400).contains(&status) {
+        built = built
+            .with_hint("STS never redirects: a proxy or gateway answered in its place, and the token was not accepted");
+    }
+    if code == "InvalidIdentityToken" {
+        built = built.with_hint(
+            "the role's account must have an identity provider (IAM, OpenID Connect) for the token's issuer, with the \
+             token's audience",
+        );
     }
     answer.add_to(built)
 }

@@ -14,6 +14,7 @@ mod region;
 mod repository;
 mod settings;
 mod token;
+mod web_identity;
 
 pub use denial::{Denial, DenialReason, PolicyKind, Target, denial_error, parse_denial};
 pub use ecr::{EcrApi, Identity};
@@ -21,7 +22,7 @@ pub use hosts::{Partition, RegistryHost, api_host, is_aws_host, registry_host};
 pub use layers::LayerAvailability;
 pub use region::RegionSource;
 pub use repository::{Created, Mutability, RepositoryFacts, tag_is_immutable};
-pub use settings::{AwsSettings, Keys, RoleSettings};
+pub use settings::{AwsSettings, IdentityToken, Keys, RoleSettings, TokenMethod, TokenRequest, WebIdentity};
 pub use token::Token;
 
 #[cfg(test)]
@@ -30,3 +31,5 @@ mod test_server;
 mod tests_api;
 #[cfg(test)]
 mod tests_chain;
+#[cfg(test)]
+mod tests_web_identity;

@@ -4,11 +4,12 @@ use std::fmt;
 use std::time::Duration;
 
 use reqwest::Url;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::hosts::is_aws_host;
-use super::region;
+use super::{region, web_identity};
 use crate::error::{Error, Result};
+use crate::http::is_loopback;
 use crate::image::Region;
 
 /// The settings. Everything may be left out.
@@ -36,6 +37,8 @@ pub struct AwsSettings {
     pub dual_stack: bool,
     /// Keys given outright (task variables, a service connection). Only these are used then.
     pub explicit_keys: Option<Keys>,
+    /// A role taken on with the token of an identity provider. Only this is used then.
+    pub web_identity: Option<WebIdentity>,
     /// The instance metadata service, if not where the SDK looks for it (tests).
     pub metadata_endpoint: Option<String>,
 }
@@ -51,6 +54,62 @@ pub struct RoleSettings {
     pub external_id: Option<String>,
     /// `--role-duration-seconds`, 900 to 43200; the service's default (one hour) if unset.
     pub duration: Option<Duration>,
+}
+
+/// A role taken on with an identity token (`sts:AssumeRoleWithWebIdentity`), as CI systems hand them out.
+#[derive(Clone, Debug)]
+pub struct WebIdentity {
+    /// Whose token it is, for people: `GitHub's identity provider`.
+    pub origin: String,
+    /// The role. This call of STS knows no external id.
+    pub role: RoleSettings,
+    /// The token.
+    pub token: IdentityToken,
+}
+
+/// An identity token (a JWT), or the way to one.
+#[derive(Clone, Debug)]
+pub enum IdentityToken {
+    /// The token itself. It cannot be renewed: when the role's session ends, so does the push.
+    Text(SecretString),
+    /// A new token for each session of the role.
+    Request(TokenRequest),
+}
+
+/// The request for an identity token, as the CI system documents it. It goes through the same client as everything else.
+#[derive(Clone)]
+pub struct TokenRequest {
+    /// The method.
+    pub method: TokenMethod,
+    /// `https`, or `http` to this machine only.
+    pub url: String,
+    /// The headers with their values; the one that authorizes is among them.
+    pub headers: Vec<(String, SecretString)>,
+    /// The body, if there is one.
+    pub body: Option<String>,
+    /// The field of the JSON answer that holds the token.
+    pub field: String,
+}
+
+/// How a token is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenMethod {
+    /// `GET`.
+    Get,
+    /// `POST`.
+    Post,
+}
+
+impl fmt::Debug for TokenRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The query and the body may hold what only the sender should know.
+        let url = self.url.split(['?', '#']).next().unwrap_or_default();
+        f.debug_struct("TokenRequest")
+            .field("method", &self.method)
+            .field("url", &url)
+            .field("field", &self.field)
+            .finish_non_exhaustive()
+    }
 }
 
 /// An access key.
@@ -95,13 +154,25 @@ impl AwsSettings {
         if let Some(role) = &self.role {
             role.check()?;
         }
-        if self.explicit_keys.is_some() && self.profile.is_some() {
-            return Err(Error::refused(
-                "choose credentials",
-                "keys and a profile are both given, and only one can be used",
-            ));
+        if let Some(keys) = &self.explicit_keys {
+            let token = keys.session_token.as_ref().map(ExposeSecret::expose_secret);
+            check_key(&keys.origin, &keys.access_key_id, token)?;
         }
-        Ok(())
+        let alone = [
+            (self.explicit_keys.is_some(), "keys"),
+            (self.profile.is_some(), "a profile"),
+            (self.web_identity.is_some(), "an identity token"),
+        ];
+        let given: Vec<&str> = alone.into_iter().filter_map(|(given, what)| given.then_some(what)).collect();
+        if given.len() > 1 {
+            let all = if given.len() == 2 { "both" } else { "all" };
+            let message = format!("{} are {all} given, and only one can be used", given.join(" and "));
+            return Err(Error::refused("choose credentials", message));
+        }
+        match &self.web_identity {
+            Some(web_identity) => web_identity.check(),
+            None => Ok(()),
+        }
     }
 }
 
@@ -120,6 +191,67 @@ impl AwsSettings {
              profile), or --fips and --dualstack (AWS_USE_FIPS_ENDPOINT, AWS_USE_DUALSTACK_ENDPOINT)",
         ))
     }
+}
+
+impl WebIdentity {
+    fn check(&self) -> Result<()> {
+        self.role.check()?;
+        if self.role.external_id.is_some() {
+            return Err(Error::refused(
+                "check the role",
+                "a role is not taken on with an external id and an identity token: the call has no external id",
+            )
+            .with_hint("leave out the external id, or take the role on with keys"));
+        }
+        match &self.token {
+            IdentityToken::Text(token) if token.expose_secret().trim().is_empty() => {
+                Err(Error::refused("check the identity token", format!("the token of {} is empty", self.origin)))
+            }
+            IdentityToken::Text(_) => Ok(()),
+            IdentityToken::Request(request) => request.check(),
+        }
+    }
+}
+
+impl TokenRequest {
+    fn check(&self) -> Result<()> {
+        let refuse = |why: &str| {
+            Err(Error::refused("check the identity token", format!("the address for identity tokens {why}")))
+        };
+        let url = match Url::parse(&self.url) {
+            Ok(url) if url.has_host() => url,
+            _ => return refuse("is not a URL"),
+        };
+        let host = url.host_str().unwrap_or_default();
+        let plain = url.scheme() == "http" && is_loopback(host.trim_matches(['[', ']']));
+        if url.scheme() != "https" && !plain {
+            return refuse(&format!("would be asked at {host} without TLS: https:// is expected"));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return refuse("holds a user or password");
+        }
+        if let Some((name, _)) = self.headers.iter().find(|(name, value)| web_identity::header(name, value).is_none()) {
+            return Err(Error::refused(
+                "check the identity token",
+                format!("the header {name:?} of the request for it holds what a header cannot"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// Key and token go into headers as they are; where they cannot, the SDK panics. A line break within one comes from a careless
+/// paste.
+pub(super) fn check_key(origin: &str, id: &str, session_token: Option<&str>) -> Result<()> {
+    let is_visible = |text: &str| text.bytes().all(|b| b.is_ascii_graphic());
+    let what = match session_token {
+        _ if !is_visible(id) => "access key ID",
+        Some(token) if !is_visible(token) => "session token",
+        _ => return Ok(()),
+    };
+    let message =
+        format!("the {what} of {origin} holds what none has: a blank, a line break, or a letter beyond ASCII");
+    Err(Error::refused("choose credentials", message).with_hint("copy it again, as one line"))
 }
 
 impl RoleSettings {
@@ -209,6 +341,16 @@ mod tests {
         bad.push(RoleSettings { session_name: Some("a b".into()), ..good.clone() });
         for role in bad {
             assert!(with_role(role.clone()).check().unwrap_err().is_refused(), "{role:?}");
+        }
+    }
+
+    #[test]
+    fn keys_that_no_header_can_hold_are_refused() {
+        assert!(check_key("x", "AKIAIOSFODNN7EXAMPLE", Some("IQoJb3JpZ2luX2VjE//+=")).is_ok());
+        for (id, token) in [("AKIA\nX", None), ("AKIÄ", None), ("AK IA", Some("t")), ("AKIA", Some("geheim\r\nX"))] {
+            let error = check_key("the environment", id, token).unwrap_err();
+            assert!(error.is_refused() && error.message().contains("the environment"), "{error}");
+            assert!(!error.message().contains("geheim"));
         }
     }
 

@@ -1,5 +1,7 @@
 //! The API against a small server: what is sent, what is understood.
 
+use std::sync::{Arc, Mutex};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use secrecy::ExposeSecret;
@@ -8,6 +10,7 @@ use super::test_server::{Seen, Server, serve};
 use super::*;
 use crate::Error;
 use crate::error::{Retry, Side};
+use crate::events::{Event, Events};
 use crate::http::{Http, HttpSettings};
 use crate::image::{Digest, RepositoryName};
 
@@ -28,7 +31,7 @@ fn settings(server: &Server) -> AwsSettings {
 
 async fn api(server: &Server) -> EcrApi {
     let http = Http::new(&HttpSettings::default()).unwrap();
-    EcrApi::connect(&http, &settings(server)).await.unwrap()
+    EcrApi::connect(&http, &settings(server), &Events::none()).await.unwrap()
 }
 
 fn json(status: u16, body: &str) -> (u16, String, String) {
@@ -76,6 +79,64 @@ async fn a_stand_in_without_an_account_in_its_address_is_accepted() {
     let token = api(&server).await.token(None).await.unwrap();
     assert_eq!((token.account, token.expires_at.is_some()), (None, true));
     assert!(!format!("{:?}", token.secret).contains(&secret));
+}
+
+#[tokio::test]
+async fn the_token_and_its_password_are_told_before_anything_is_done_with_them() {
+    let secret = STANDARD.encode("AWS:pass:word");
+    for (endpoint, ok) in [(r#","proxyEndpoint":"http://127.0.0.1:5000""#, true), ("", false)] {
+        let body = format!(r#"{{"authorizationData":[{{"authorizationToken":"{secret}"{endpoint}}}]}}"#);
+        let server = serve(move |_| json(200, &body)).await;
+        let (events, heard) = secrets();
+        let http = Http::new(&HttpSettings::default()).unwrap();
+        let api = EcrApi::connect(&http, &settings(&server), &events).await.unwrap();
+        assert!(heard.lock().unwrap().is_empty(), "the caller knows the keys it gave");
+        for _ in 0..2 {
+            assert_eq!(api.token(None).await.is_ok(), ok);
+        }
+        let each = [secret.as_str(), "pass:word"];
+        assert_eq!(*heard.lock().unwrap(), [each, each].concat());
+    }
+}
+
+/// Keeps the secrets that are told.
+fn secrets() -> (Events, Arc<Mutex<Vec<String>>>) {
+    let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+    let kept = Arc::clone(&heard);
+    let events = Events::new(move |event| {
+        if let Event::Secret(secret) = event {
+            kept.lock().unwrap().push(secret.expose_secret().to_owned());
+        }
+    });
+    (events, heard)
+}
+
+#[tokio::test]
+async fn a_damaged_answer_says_which_part_is_missing() {
+    let basic = STANDARD.encode("AWS:x");
+    for (data, operation, message) in [
+        (String::new(), "read authorization token", "holds no token"),
+        (r#"{"proxyEndpoint":"http://127.0.0.1:1"}"#.to_owned(), "read authorization token", "holds no token"),
+        (
+            r#"{"authorizationToken":"eA==","proxyEndpoint":"http://127.0.0.1:1"}"#.to_owned(),
+            "read authorization token",
+            "not a user and a password",
+        ),
+        (format!(r#"{{"authorizationToken":"{basic}"}}"#), "read registry endpoint", "names no registry endpoint"),
+        (
+            format!(r#"{{"authorizationToken":"{basic}","proxyEndpoint":""}}"#),
+            "read registry endpoint",
+            "names no registry endpoint",
+        ),
+    ] {
+        let body = format!(r#"{{"authorizationData":[{data}]}}"#);
+        let server = serve(move |_| json(200, &body)).await;
+        let error = api(&server).await.token(None).await.unwrap_err();
+        assert_eq!(error.operation(), operation, "{data}");
+        assert!(error.message().starts_with("the answer of ecr:GetAuthorizationToken "), "{error}");
+        assert!(error.message().ends_with(message), "{error}");
+        assert!(!format!("{error:?}").contains(&basic));
+    }
 }
 
 #[tokio::test]
@@ -200,7 +261,7 @@ async fn who_we_are_is_asked_of_sts_and_never_waits_long() {
     let mut settings = settings(&server);
     settings.endpoint_url_sts = Some(format!("http://{}", deaf.local_addr().unwrap()));
     let http = Http::new(&HttpSettings::default()).unwrap();
-    let api = EcrApi::connect(&http, &settings).await.unwrap();
+    let api = EcrApi::connect(&http, &settings, &Events::none()).await.unwrap();
     let started = std::time::Instant::now();
     assert!(api.caller_identity().await.is_err());
     assert!(started.elapsed().as_millis() < 2500);
@@ -215,7 +276,7 @@ async fn an_endpoint_that_is_not_there_is_told_by_its_host() {
     let mut settings = settings(&server);
     settings.endpoint_url = Some(format!("http://{address}"));
     let http = Http::new(&HttpSettings::default()).unwrap();
-    let error = EcrApi::connect(&http, &settings).await.unwrap().token(None).await.unwrap_err();
+    let error = EcrApi::connect(&http, &settings, &Events::none()).await.unwrap().token(None).await.unwrap_err();
     assert_eq!(error.message(), format!("{address} refused the connection"));
 }
 
@@ -237,7 +298,9 @@ async fn a_role_is_taken_on_and_its_refusal_never_falls_through() {
         ..RoleSettings::default()
     };
     settings.role = Some(role.clone());
-    let api = EcrApi::connect(&http, &settings).await.unwrap();
+    let (events, heard) = secrets();
+    let api = EcrApi::connect(&http, &settings, &events).await.unwrap();
+    assert_eq!(*heard.lock().unwrap(), ["ASIAROLE1234", "s", "t"]);
     assert_eq!(
         api.credential_source(),
         "role arn:aws:iam::123456789012:role/push (assumed with test keys (key …MPLE))"
@@ -251,7 +314,7 @@ async fn a_role_is_taken_on_and_its_refusal_never_falls_through() {
 
     role.external_id = None;
     settings.role = Some(role);
-    let error = EcrApi::connect(&http, &settings).await.unwrap_err();
+    let error = EcrApi::connect(&http, &settings, &Events::none()).await.unwrap_err();
     assert_eq!((error.side(), error.code(), error.request_id()), (Side::Credentials, Some("AccessDenied"), Some("r9")));
     assert!(error.message().starts_with("the role arn:aws:iam::123456789012:role/push cannot be assumed"), "{error}");
     assert!(error.hints()[0].contains("trust policy"));

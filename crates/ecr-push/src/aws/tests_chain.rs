@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::test_server::serve;
 use super::*;
+use crate::events::Events;
 use crate::http::{Http, HttpSettings};
 
 const JSON_KEYS: &str = r#"{"Code":"Success","LastUpdated":"2026-01-01T00:00:00Z","Type":"AWS-HMAC","AccessKeyId":"ASIACONT1234","SecretAccessKey":"s","Token":"t","Expiration":"2100-01-01T00:00:00Z"}"#;
@@ -21,7 +22,7 @@ async fn child() {
         ..AwsSettings::default()
     };
     let http = Http::new(&HttpSettings::default()).unwrap();
-    match EcrApi::connect(&http, &settings).await {
+    match EcrApi::connect(&http, &settings, &Events::none()).await {
         Ok(api) => println!(
             "RESULT {} in {} from {} override={}",
             api.credential_source(),

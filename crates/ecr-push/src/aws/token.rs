@@ -11,9 +11,13 @@ use super::ecr::EcrApi;
 use super::failure;
 use super::hosts::RegistryHost;
 use crate::error::{Error, Result, Retry, Side};
+use crate::events::Event;
 use crate::image::AccountId;
 
 const OPERATION: &str = "ecr:GetAuthorizationToken";
+/// Reading the answer: its token and its registry are two operations, because a caller may tell them apart.
+const READ_TOKEN: &str = "read authorization token";
+const READ_ENDPOINT: &str = "read registry endpoint";
 
 /// A token for the registries of one region. Kept in memory only.
 #[derive(Clone, Debug)]
@@ -44,12 +48,19 @@ impl EcrApi {
         let data = answer.authorization_data().first();
         let secret = data.and_then(|data| data.authorization_token());
         let endpoint = data.and_then(|data| data.proxy_endpoint());
-        let (Some(secret), Some(endpoint)) = (secret, endpoint) else {
-            return Err(malformed("holds no token"));
+        let Some(secret) = secret.filter(|secret| !secret.is_empty()) else {
+            return Err(malformed(READ_TOKEN, "holds no token"));
         };
-        if !is_basic(secret) {
-            return Err(malformed("holds a token that is not a user and a password"));
+        self.events.emit(Event::Secret(secret.into()));
+        let Some((secret, password)) = read(secret) else {
+            return Err(malformed(READ_TOKEN, "holds a token that is not a user and a password"));
+        };
+        if !password.is_empty() {
+            self.events.emit(Event::Secret(password.into()));
         }
+        let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.is_empty()) else {
+            return Err(malformed(READ_ENDPOINT, "names no registry endpoint"));
+        };
         let expires_at = data
             .and_then(|data| data.expires_at())
             .and_then(|at| SystemTime::try_from(*at).ok())
@@ -64,12 +75,17 @@ impl EcrApi {
     }
 }
 
-fn malformed(what: &str) -> Error {
-    Error::new(Side::Destination, OPERATION, format!("the answer of {OPERATION} {what}")).with_retry(Retry::Backoff)
+fn malformed(operation: &str, what: &str) -> Error {
+    Error::new(Side::Destination, operation, format!("the answer of {OPERATION} {what}")).with_retry(Retry::Backoff)
 }
 
-fn is_basic(secret: &str) -> bool {
-    STANDARD.decode(secret).is_ok_and(|text| text.contains(&b':'))
+/// The token as a header carries it, and the password in it. Some stand-ins end the text with a line break, which is no part
+/// of the password.
+fn read(secret: &str) -> Option<(String, String)> {
+    let whole = String::from_utf8(STANDARD.decode(secret.trim()).ok()?).ok()?;
+    let text = whole.trim();
+    let (_, password) = text.split_once(':')?;
+    Some((STANDARD.encode(text), password.to_owned()))
 }
 
 fn account_of(endpoint: &str) -> Option<AccountId> {
