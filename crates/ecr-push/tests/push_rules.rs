@@ -4,14 +4,16 @@ mod common;
 #[path = "common/stand.rs"]
 mod stand;
 
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use common::recorded;
-use ecr_push::events::BlobAction;
+use ecr_push::aws::{IdentityToken, RoleSettings, WebIdentity};
+use ecr_push::events::{BlobAction, Event, Events};
 use ecr_push::image::{Digest, Tag};
-use ecr_push::push::{PushRequest, verify};
+use ecr_push::push::{PushRequest, push, verify};
 use ecr_push::source::{Attestations, Selection};
-use local_ecr::{Config, MissingRepository, Mutability, Policy};
+use local_ecr::{Config, MissingRepository, Mutability, Policy, Sts};
 use stand::{APP, Stand, push_with_log};
 
 fn tags(names: &[&str]) -> Vec<Tag> {
@@ -32,6 +34,64 @@ async fn everything_arrives_and_a_repeat_sends_nothing() {
     let second = push_with_log(two(&stand)).await.0.unwrap();
     assert_eq!((second.digest, second.existed), (first.digest, true));
     assert!(stand.asked("InitiateLayerUpload").is_empty() && stand.asked("PutImage").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_number_of_layers_is_told_once_before_the_first_of_them() {
+    let stand = Stand::new().await;
+    for (image, expected) in [(two(&stand).source.to_string(), 2), (stand.layout("three", &[1000, 2000, 3000]), 3)] {
+        let heard: Arc<Mutex<Vec<Event>>> = Arc::default();
+        let kept = Arc::clone(&heard);
+        let events = Events::new(move |event| kept.lock().unwrap().push(event));
+        let report = push(stand.request(&image), events).await.unwrap();
+        assert!(report.local.is_none(), "an archive has no engine");
+        let heard = heard.lock().unwrap();
+        let told: Vec<usize> = heard
+            .iter()
+            .filter_map(|event| match event {
+                Event::Layers { count } => Some(*count),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(told, [expected], "{image}");
+        let done = heard.iter().filter(|event| matches!(event, Event::BlobDone { .. })).count();
+        assert_eq!(done, expected + 1, "{image}: the layers and the config");
+        let position = |wanted: fn(&Event) -> bool| heard.iter().position(wanted);
+        let first = position(|event| matches!(event, Event::BlobDone { .. } | Event::LayerStarted { .. }));
+        assert!(position(|event| matches!(event, Event::Layers { .. })) < first);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_identity_token_is_all_that_a_push_needs() {
+    let server = |refuse: Option<(&str, &str)>| {
+        let refuse = refuse.map(|(code, message)| (code.to_owned(), message.to_owned()));
+        Stand::bare(Config { sts: Sts { refuse, ..Sts::default() }, ..Config::default() })
+    };
+    let request = |stand: &Stand| {
+        let mut request = two(stand);
+        request.create_repository = true;
+        request.aws.explicit_keys = None;
+        request.aws.web_identity = Some(WebIdentity {
+            origin: "the test's identity provider".into(),
+            role: RoleSettings { arn: "arn:aws:iam::123456789012:role/ci".into(), ..RoleSettings::default() },
+            // Issuer `i`, audience `a`, subject `s`.
+            token: IdentityToken::Text("x.eyJpc3MiOiJpIiwiYXVkIjoiYSIsInN1YiI6InMifQ.geheim".into()),
+        });
+        request
+    };
+    let stand = server(None).await;
+    let (report, log) = push_with_log(request(&stand)).await;
+    assert_eq!(stand.tag("v1"), Some(report.unwrap().digest.to_string()));
+    assert_eq!(stand.asked("STS").len(), 1);
+    assert!(log.contains(&"identity token: issuer i, audience a, subject s".to_owned()), "{log:?}");
+    assert!(log.iter().all(|line| !line.contains("geheim")), "{log:?}");
+
+    let stand = server(Some(("AccessDenied", "Not authorized"))).await;
+    let error = push_with_log(request(&stand)).await.0.unwrap_err();
+    assert_eq!((error.operation(), error.code()), ("sts:AssumeRoleWithWebIdentity", Some("AccessDenied")));
+    assert!(error.hints().concat().contains("issuer i, audience a, subject s"), "{:?}", error.hints());
+    assert_eq!(stand.server.requests().len(), 1, "nothing is tried in its place");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
 use bollard::models::{ImageInspect, SystemVersion};
-use bollard::query_parameters::ListImagesOptionsBuilder;
+use bollard::query_parameters::{ListImagesOptionsBuilder, RemoveImageOptions, TagImageOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker};
 use bytes::Bytes;
 use futures_util::{StreamExt, stream};
@@ -44,12 +44,18 @@ pub struct Engine {
 pub(super) struct Limits {
     pub connect: Duration,
     pub call: Duration,
+    pub remove: Duration,
     pub ssh_program: String,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(10), call: Duration::from_secs(30), ssh_program: "ssh".to_owned() }
+        Self {
+            connect: Duration::from_secs(10),
+            call: Duration::from_secs(30),
+            remove: Duration::from_secs(120),
+            ssh_program: "ssh".to_owned(),
+        }
     }
 }
 
@@ -137,6 +143,33 @@ impl Engine {
         };
         let rest = body.map(|chunk| chunk.map_err(|error| io::Error::other(chain(&error))));
         Ok(Export::new(stream::iter([Ok(first)]).chain(rest)))
+    }
+
+    /// Gives the image `id` (an [`EngineImage::id`]) the name `repository:tag`. A name that means another image moves.
+    ///
+    /// # Errors
+    /// If the engine has no such image any more, or refuses the name.
+    pub async fn tag(&self, id: &str, repository: &str, tag: &str) -> Result<()> {
+        let options = TagImageOptionsBuilder::default().repo(repository).tag(tag).build();
+        let call = self.docker.tag_image(id, Some(options));
+        within(self.limits.call, "tag image", &self.origin, call).await
+    }
+
+    /// Removes `name`, and with an image's last name the image; `name` may be an ID. Never by force. Answers false if there
+    /// is no such name.
+    ///
+    /// # Errors
+    /// If the name is outside the grammar, or the engine refuses: a container uses the image, or it has more names than
+    /// the ID that was given may remove.
+    pub async fn remove(&self, name: &str) -> Result<bool> {
+        let request = Name::parse(name)?.request();
+        let call = self.docker.remove_image(&request, None::<RemoveImageOptions>, None);
+        // The engine deletes the layers before it answers.
+        match within(self.limits.remove, "remove image", &self.origin, call).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.status() == Some(404) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     async fn open(endpoint: Endpoint, wanted: Option<(usize, usize)>, limits: Limits) -> Result<Self> {
@@ -258,6 +291,7 @@ impl Engine {
             _ => None,
         };
         Ok(EngineImage {
+            by_id: meant_id,
             reference: if meant_id { text.to_owned() } else { name.with_tag() },
             config_digest: (!self.containerd_store).then_some(digest),
             root_digest: self.containerd_store.then_some(digest),

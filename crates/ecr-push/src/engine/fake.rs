@@ -122,7 +122,9 @@ pub async fn serve(
     let head = String::from_utf8(head).unwrap();
     let target = head.split(' ').nth(1).unwrap();
     let path = target.split('?').next().unwrap().to_owned();
-    asked.lock().unwrap().push(path.clone());
+    // What changes something is kept whole.
+    let kept = if head.starts_with("GET ") { path.clone() } else { head.lines().next().unwrap().to_owned() };
+    asked.lock().unwrap().push(kept);
     let missing = Answer::json(404, r#"{"message":"no such thing"}"#);
     let answer = routes.iter().find(|(known, _)| *known == path).map_or(&missing, |(_, answer)| answer);
     tokio::time::sleep(answer.delay).await;

@@ -15,7 +15,7 @@ mod tls;
 mod transport;
 
 #[cfg(all(test, unix))]
-mod fake;
+pub(crate) mod fake;
 #[cfg(all(test, unix))]
 mod tests;
 
@@ -59,6 +59,8 @@ pub struct EngineImage {
     pub id: String,
     /// What the user asked for, with the default tag.
     pub reference: String,
+    /// True if the user asked by ID.
+    pub by_id: bool,
     /// The config's digest, where the ID is one.
     pub config_digest: Option<Digest>,
     /// The digest of the manifest or index, where the ID is one (containerd store).

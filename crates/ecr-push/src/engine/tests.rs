@@ -72,8 +72,12 @@ async fn an_image_is_resolved_and_described() {
     assert_eq!(image.names, ["localhost/big:latest", "team/app:1"]);
     assert_eq!(image.platform.unwrap().to_string(), "linux/amd64");
 
-    assert_eq!(engine.inspect("8fb5").await.unwrap().reference, "8fb5");
-    assert_eq!(engine.inspect("sha256:8fb5").await.unwrap().reference, "sha256:8fb5");
+    assert!(!image.by_id);
+
+    for id in ["8fb5", "sha256:8fb5"] {
+        let image = engine.inspect(id).await.unwrap();
+        assert_eq!((image.reference.as_str(), image.by_id), (id, true));
+    }
 }
 
 #[tokio::test]
@@ -131,6 +135,40 @@ async fn a_name_outside_the_grammar_is_refused_before_any_call() {
         assert!(engine.export(name).await.is_err());
     }
     assert_eq!(fake.asked.lock().unwrap().len(), before);
+}
+
+#[tokio::test]
+async fn an_image_gets_a_name_by_its_id() {
+    let path = format!("/v1.41/images/{ID}/tag");
+    let fake = Fake::start(&[(&path, Answer::raw("HTTP/1.1 201 X\r\nContent-Length: 0\r\n\r\n"))]);
+    let engine = fake.engine().await;
+    engine.tag(ID, "host.example:5000/team/app", "v1").await.unwrap();
+    let asked = fake.asked.lock().unwrap().pop().unwrap();
+    assert_eq!(asked, format!("POST {path}?repo=host.example%3A5000%2Fteam%2Fapp&tag=v1 HTTP/1.1"));
+    let error = engine.tag("sha256:12", "app", "v1").await.unwrap_err();
+    assert_eq!((error.operation(), error.status()), ("tag image", Some(404)));
+}
+
+#[tokio::test]
+async fn a_name_is_removed_never_by_force_and_may_be_gone() {
+    let refused = r#"{"message":"conflict: unable to delete 8fb58681cae6 (must be forced)"}"#;
+    let fake = Fake::start(&[
+        ("/v1.41/images/host.example:5000/team/app:v1", Answer::json(200, r#"[{"Untagged":"x"},{"Deleted":"y"}]"#)),
+        // Longer than other calls may take: the engine deletes layers meanwhile.
+        ("/v1.41/images/slow:latest", Answer::json(200, "[]").after(Duration::from_millis(600))),
+        (&format!("/v1.41/images/{ID}"), Answer::json(409, refused)),
+    ]);
+    let engine = fake.engine().await;
+    assert!(engine.remove("host.example:5000/team/app:v1").await.unwrap());
+    let asked = fake.asked.lock().unwrap().pop().unwrap();
+    assert!(asked.starts_with("DELETE /v1.41/images/host.example:5000/team/app:v1"), "{asked}");
+    assert!(!asked.contains("force=true"), "{asked}");
+    assert!(engine.remove("slow").await.unwrap());
+    assert!(!engine.remove("gone:v1").await.unwrap());
+    let error = engine.remove(ID).await.unwrap_err();
+    assert_eq!((error.operation(), error.status()), ("remove image", Some(409)));
+    assert!(error.message().contains("unable to delete 8fb58681cae6"), "{error}");
+    assert!(engine.remove("../x").await.unwrap_err().is_refused());
 }
 
 #[tokio::test]

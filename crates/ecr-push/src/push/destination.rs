@@ -108,7 +108,7 @@ impl Destination {
             aws.dual_stack |= host.dual_stack;
         }
         check_endpoint_kind(&aws)?;
-        let api = EcrApi::connect(http, &aws).await?;
+        let api = EcrApi::connect(http, &aws, events).await?;
         events.notice(format!(
             "region {} ({}), credentials from {}",
             api.region(),
@@ -227,10 +227,13 @@ impl Destination {
                 if !create {
                     return Ok(());
                 }
-                // Existence is asked in the way that is left; who may not ask may still be able to create.
+                // Existence is asked in the way that is left; who may not ask may still be able to create. An outage is no
+                // reason to create anything.
                 match ecr.api.describe_repository(ecr.registry_id.as_ref(), &ecr.name).await {
                     Ok(Some(_)) => return Ok(()),
-                    _ => error,
+                    Ok(None) => error,
+                    Err(unasked) if is_denied(&unasked) => error,
+                    Err(unasked) => return Err(unasked),
                 }
             }
         };

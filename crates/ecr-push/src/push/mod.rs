@@ -5,6 +5,7 @@
 
 mod destination;
 mod intake;
+mod local;
 mod plan;
 mod publish;
 mod spool;
@@ -23,6 +24,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
 pub use destination::DestinationSpec;
+pub use local::LocalImage;
 pub use uploads::BlobReport;
 pub use verify::{Verified, verify};
 
@@ -107,6 +109,8 @@ pub struct PushReport {
     pub retries: u64,
     /// The most bytes in temporary files at one time.
     pub peak_temp_bytes: u64,
+    /// The image in the engine it came from. None for other sources, and in a dry run.
+    pub local: Option<LocalImage>,
 }
 
 impl PushReport {
@@ -138,30 +142,35 @@ pub async fn push(request: PushRequest, events: Events) -> Result<PushReport> {
     let retry = RetryBudget::new(request.retry_budget, events.clone());
     let source = open_source(&request, &events);
     let destination = Destination::open(&request.destination, &http, &request.aws, &request.docker_config, &events);
-    let (source, destination) = tokio::try_join!(source, destination)?;
+    let ((source, local), destination) = tokio::try_join!(source, destination)?;
 
     let mut push = Push { request, events, retry, destination, spool, started };
-    let result = push.run(source).await;
-    match result {
+    match push.run(source).await {
+        Ok(mut report) => {
+            report.local = local.filter(|_| !report.dry_run);
+            Ok(report)
+        }
         Err(error) if is_denial(&error) => Err(push.with_identity(error).await),
-        other => other,
+        Err(error) => Err(error),
     }
 }
 
-async fn open_source(request: &PushRequest, events: &Events) -> Result<Box<dyn Source>> {
+async fn open_source(request: &PushRequest, events: &Events) -> Result<(Box<dyn Source>, Option<LocalImage>)> {
     let SourceSpec::Daemon(name) = &request.source else {
         let (spec, selection) = (request.source.clone(), request.selection.clone());
         events.notice(format!("source {spec}"));
         let opened = tokio::task::spawn_blocking(move || open_file(&spec, &selection)).await;
-        return opened.map_err(|error| {
+        let source = opened.map_err(|error| {
             Error::new(Side::Source, "open source", "reading the source ended early").with_source(error)
         })?;
+        return Ok((source?, None));
     };
     let engine = Engine::connect(&request.engine).await?;
     let source = DockerDaemon::open(engine, name, request.selection.clone()).await?;
     let image = source.image();
     events.notice(format!("source {} of {}, image {}", image.reference, source.engine().describe(), image.id));
-    Ok(Box::new(source))
+    let local = LocalImage::new(source.engine().clone(), image.clone());
+    Ok((Box::new(source), Some(local)))
 }
 
 fn is_denial(error: &Error) -> bool {
@@ -310,6 +319,9 @@ impl Push {
             self.request.jobs,
             self.request.dry_run,
         );
+        if let Some(count) = preview.layers {
+            self.events.emit(Event::Layers { count });
+        }
         uploads.ask_ahead(&preview.blobs).await?;
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -458,6 +470,7 @@ impl Push {
             elapsed: self.started.elapsed(),
             retries: self.retry.retries(),
             peak_temp_bytes: self.spool.peak(),
+            local: None,
         }
     }
 

@@ -12,6 +12,9 @@ use crate::error::{Error, Retry, Side};
 /// How much of an error's body is read.
 const BODY_LIMIT: usize = 64 * 1024;
 
+/// Longer than any word that a sentence has behind `Basic` or `Bearer`.
+const SHORTEST_TOKEN: usize = 20;
+
 #[derive(Deserialize)]
 struct Body {
     errors: Vec<Item>,
@@ -70,13 +73,25 @@ fn bare(operation: &str, host: &str, status: StatusCode, bytes: &[u8]) -> String
     format!("{host} answered {status} to `{operation}`: {shown}")
 }
 
+/// The text on one line. Servers and proxies that say back what they were sent say back the token too, which goes.
 fn one_line(text: &str) -> String {
-    text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect::<String>()
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    let plain: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let mut after_scheme = false;
+    let words = plain.split_whitespace().map(|word| {
+        let end = word.find(|c: char| !c.is_ascii_alphanumeric() && !"+/=._~-".contains(c)).unwrap_or(word.len());
+        let is_token = after_scheme && end >= SHORTEST_TOKEN;
+        after_scheme = is_scheme(word);
+        if is_token { format!("***{}", &word[end..]) } else { word.to_owned() }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn is_scheme(word: &str) -> bool {
+    let ends = |scheme: &str| {
+        let tail = word.len().checked_sub(scheme.len()).and_then(|at| word.get(at..));
+        tail.is_some_and(|tail| tail.eq_ignore_ascii_case(scheme))
+    };
+    ends("Basic") || ends("Bearer")
 }
 
 /// Adds what is known about a code.
@@ -103,6 +118,10 @@ mod tests {
     fn an_answer_without_a_reason_still_says_who_answered_what() {
         let text = bare("check blob", "host", StatusCode::FORBIDDEN, b"");
         assert_eq!(text, "host answered 403 Forbidden to `check blob` without a reason");
+        let echo =
+            br#"{"seen":"authorization: basic QVdTOmVpbi1wYXNzd29ydC1mdWVyLWFsbGU=","hint":"Basic authentication"}"#;
+        let text = bare("check blob", "host", StatusCode::FORBIDDEN, echo);
+        assert!(!text.contains("QVdT") && text.ends_with("Basic authentication\"}"), "{text}");
         let page = bare("put manifest", "host", StatusCode::BAD_GATEWAY, b"<html>\r\n<b>\x1b[31mproxy</b>");
         assert_eq!(page, "host answered 502 Bad Gateway to `put manifest`: <html> <b> [31mproxy</b>");
     }

@@ -1,5 +1,6 @@
 //! Images in a tar: `docker save` in all its forms, and OCI layouts.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -338,6 +339,7 @@ impl DockerImage {
     fn preview(&self) -> Preview {
         Preview {
             config_digest: Some(Digest::of(&self.config)),
+            layers: Some(self.parsed.diff_ids.iter().collect::<HashSet<_>>().len()),
             contents: Contents { platforms: vec![self.parsed.platform.clone()], ..Contents::default() },
             ..Preview::default()
         }

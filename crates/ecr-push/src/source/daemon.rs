@@ -1,5 +1,7 @@
 //! An image of a container engine, through its API.
 
+use std::collections::HashSet;
+
 use tokio::runtime::Handle;
 use tokio_util::io::SyncIoBridge;
 
@@ -46,6 +48,9 @@ impl Source for DockerDaemon {
             // With a selection another manifest than the engine's root may be pushed.
             root_digest: self.image.root_digest.filter(|_| self.selection.is_everything()),
             blobs: Vec::new(),
+            // The containerd store describes one platform's image, and exports all that it has.
+            layers: (!self.engine.has_containerd_store())
+                .then(|| self.image.diff_ids.iter().collect::<HashSet<_>>().len()),
             contents: Contents { platforms: self.image.platform.iter().cloned().collect(), ..Contents::default() },
         }
     }

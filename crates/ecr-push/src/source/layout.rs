@@ -54,8 +54,13 @@ pub(super) fn preview_of(selected: &Selected) -> Preview {
         config_digest: None,
         root_digest: selected.manifests.last().map(|root| root.digest),
         blobs: selected.blobs.iter().map(|blob| blob.digest).collect(),
+        layers: Some(selected.blobs.iter().filter(|blob| !is_config(selected, &blob.digest)).count()),
         contents: selected.contents.clone(),
     }
+}
+
+fn is_config(selected: &Selected, digest: &Digest) -> bool {
+    selected.manifests.iter().any(|manifest| manifest.config_digest() == Some(*digest))
 }
 
 /// Hands the selected blobs that can be read again to the sink.

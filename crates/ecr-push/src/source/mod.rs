@@ -30,6 +30,8 @@ pub struct Preview {
     pub root_digest: Option<Digest>,
     /// The blobs it consists of, where they are known by digest already.
     pub blobs: Vec<Digest>,
+    /// How many different layers there are.
+    pub layers: Option<usize>,
     /// What is in it, as far as that is known.
     pub contents: Contents,
 }
