@@ -18,6 +18,17 @@ pub enum Command {
     Push(Box<PushArgs>),
     /// Push an image to an ECR inside this program, read it back, verify every digest
     Demo(DemoArgs),
+    /// Be the task of Azure Pipelines: everything comes from the agent's environment
+    AzureTask(AzureTaskArgs),
+    /// Be the action of GitHub: everything comes from the runner's environment
+    GithubAction,
+}
+
+#[derive(Args, Debug)]
+pub struct AzureTaskArgs {
+    /// Stop when standard input ends: the program that started this one is gone then
+    #[arg(long)]
+    pub parent_pipe: bool,
 }
 
 #[derive(Args, Debug)]
@@ -119,6 +130,10 @@ pub struct AwsArgs {
     #[arg(long, value_name = "SECONDS", requires = "role_arn")]
     pub role_duration_seconds: Option<u64>,
 
+    /// Take on the role with the identity token in this variable, as CI systems hand it to a job
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["profile", "external_id"])]
+    pub web_identity_token_env: Option<String>,
+
     /// Use FIPS endpoints
     #[arg(long)]
     pub fips: bool,
@@ -158,6 +173,10 @@ pub struct EngineArgs {
     /// The docker context that names the engine
     #[arg(long, value_name = "NAME")]
     pub docker_context: Option<String>,
+
+    /// Give the engine's image the names it was pushed under, as `docker tag` does
+    #[arg(long)]
+    pub tag_local: bool,
 }
 
 #[derive(Args, Debug)]
@@ -191,6 +210,14 @@ pub struct ReportArgs {
     #[arg(short, long, value_enum, default_value_t = OutputArg::Text)]
     pub output: OutputArg,
 
+    /// Write the result to this file too; its ending names the form: .json, .env or .properties; may be given several times
+    #[arg(long, value_name = "FILE")]
+    pub output_file: Vec<PathBuf>,
+
+    /// The CI system that the log is shaped for
+    #[arg(long, value_enum, value_name = "SYSTEM", default_value_t = CiArg::Auto)]
+    pub ci: CiArg,
+
     /// How progress is shown: bars on a terminal, else one line a layer
     #[arg(long, value_enum, default_value_t = ProgressArg::Auto)]
     pub progress: ProgressArg,
@@ -211,6 +238,26 @@ pub enum OutputArg {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum CiArg {
+    /// The one whose variables are set
+    Auto,
+    /// None: a plain log
+    None,
+    /// Azure Pipelines
+    Azure,
+    /// GitHub Actions
+    Github,
+    /// GitLab CI
+    Gitlab,
+    /// Buildkite
+    Buildkite,
+    /// CircleCI
+    Circleci,
+    /// Jenkins
+    Jenkins,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ProgressArg {
     Auto,
     Bars,
@@ -225,6 +272,19 @@ pub struct DemoArgs {
     /// Go on serving the registry afterwards, until interrupted
     #[arg(long)]
     pub keep: bool,
+}
+
+impl PushArgs {
+    /// The defaults of the command line, for those who fill in the rest: tasks, and the demo. `words` are what has no default.
+    ///
+    /// # Errors
+    /// If the words do not make a push; callers give constants.
+    pub fn of(words: &[&str]) -> Result<Box<Self>, clap::Error> {
+        match Cli::try_parse_from(["ecr-push", "push"].iter().chain(words))?.command {
+            Command::Push(args) => Ok(args),
+            _ => Err(clap::Error::new(clap::error::ErrorKind::InvalidSubcommand)),
+        }
+    }
 }
 
 fn duration(text: &str) -> Result<std::time::Duration, String> {

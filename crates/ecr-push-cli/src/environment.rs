@@ -1,5 +1,6 @@
-//! The one place where the environment is read. Every name this program looks at is here.
+//! The one place where the environment is read.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -15,6 +16,20 @@ impl Environment {
     /// The process's own.
     pub fn of_process() -> Self {
         Self { get: Box::new(|name| std::env::var_os(name)) }
+    }
+
+    /// The process's own as it is now, with what an Azure Pipelines agent gives to a task alone taken away from the process: a
+    /// program that this one starts (a credential process, ssh) has no business with it (ci-contracts 1.3).
+    pub fn taken_from_process() -> Self {
+        let variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
+        for name in variables.keys().filter(|name| name.to_str().is_some_and(is_the_tasks_own)) {
+            // SAFETY: `main` calls this before it starts a thread, so nobody reads the environment meanwhile.
+            #[allow(unsafe_code)]
+            unsafe {
+                std::env::remove_var(name);
+            }
+        }
+        Self { get: Box::new(move |name| variables.get(std::ffi::OsStr::new(name)).cloned()) }
     }
 
     /// The given variables and no others.
@@ -36,6 +51,12 @@ impl Environment {
         let value = (self.get)(name)?.into_string().ok()?;
         let value = value.trim();
         (!value.is_empty()).then(|| value.to_owned())
+    }
+
+    /// A variable as it is, also an empty one. What is no text in it becomes a letter that no name allows, so that a damaged value
+    /// is refused and not taken for none.
+    pub fn raw(&self, name: &str) -> Option<String> {
+        Some((self.get)(name)?.to_string_lossy().into_owned())
     }
 
     /// A variable that names a file or directory.
@@ -70,4 +91,13 @@ impl Environment {
         let named = ["TMPDIR", "RUNNER_TEMP", "AGENT_TEMPDIRECTORY"].iter().find_map(|name| self.path(name));
         named.unwrap_or_else(std::env::temp_dir)
     }
+}
+
+/// True for what the agent gives to the task and not to the programs it starts: inputs, secrets, service connections, the
+/// job's token. Microsoft's own library takes away all of it but the connections' addresses and data.
+fn is_the_tasks_own(name: &str) -> bool {
+    const BEGINNINGS: [&str; 6] =
+        ["INPUT_", "ENDPOINT_", "SECRET_", "SECUREFILE_", "VSTS_TASKVARIABLE_", "VSTS_SECRET_VARIABLES"];
+    const NAMES: [&str; 3] = ["VSTS_PUBLIC_VARIABLES", "COMMAND_CORRELATION_ID", "SYSTEM_ACCESSTOKEN"];
+    BEGINNINGS.iter().any(|beginning| name.starts_with(beginning)) || NAMES.contains(&name)
 }

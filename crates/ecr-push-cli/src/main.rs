@@ -1,23 +1,28 @@
 //! The `ecr-push` command: reads flags and environment, runs the push, reports.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod args;
+mod ci;
 mod demo;
 mod environment;
+mod platform;
 mod report;
 mod request;
-mod signals;
+mod run;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use ecr_push::events::Events;
-use ecr_push::{Error, Result};
+use ecr_push::Error;
+use ecr_push::push::PushReport;
 
-use args::{Cli, Command, PushArgs};
+use args::{Cli, Command, OutputArg, PushArgs};
+use ci::System;
 use environment::Environment;
-use report::Reporter;
-use signals::Signals;
+use platform::Stops;
+use report::{OutputFile, Reporter};
+use run::{Afterwards, End, until_stopped};
 
 /// Pushed, but something that follows a push failed.
 const UNFINISHED: u8 = 3;
@@ -31,11 +36,12 @@ const REFUSED: u8 = 2;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => {
-            // Help and version are no errors; a closed pipe is none either.
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { REFUSED } else { PUSHED });
-        }
+        Err(error) => return ExitCode::from(misused(&error)),
+    };
+    // Before the first thread: a task's own variables are taken out of the environment.
+    let environment = match cli.command {
+        Command::AzureTask(_) => Environment::taken_from_process(),
+        _ => Environment::of_process(),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -46,8 +52,10 @@ fn main() -> ExitCode {
     };
     let status = runtime.block_on(async {
         match cli.command {
-            Command::Push(args) => push(&args).await,
-            Command::Demo(args) => demo::run(&args, Environment::of_process()).await,
+            Command::Push(args) => push(&args, &environment).await,
+            Command::Demo(args) => demo::run(&args, environment).await,
+            Command::AzureTask(args) => ci::azure::task(&args, &environment).await,
+            Command::GithubAction => ci::github::action(&environment).await,
         }
     });
     // A thread may still be waiting for bytes that nobody needs any more.
@@ -55,38 +63,83 @@ fn main() -> ExitCode {
     ExitCode::from(status)
 }
 
-async fn push(args: &PushArgs) -> u8 {
-    let mut signals = Signals::listen();
-    trace(args.report.verbose);
-    let reporter = Reporter::new(&args.report);
-    let work = async {
-        let request = request::request(args, &Environment::of_process())?;
-        request.notices.iter().for_each(|notice| reporter.notice(notice));
-        let listener = reporter.clone();
-        ecr_push::push::push(request.push, Events::new(move |event| listener.event(&event))).await
-    };
-    let result: Result<_> = tokio::select! {
-        result = work => result,
-        signal = signals.next() => return reporter.stopped(signal),
-    };
-    match result {
-        Ok(report) => match reporter.pushed(&report) {
-            Ok(()) => PUSHED,
-            Err(_) => UNFINISHED,
-        },
-        Err(error) => {
-            reporter.failed(&error);
-            status(&error)
-        }
+/// Answers what is no command: a mistake, or a question for help.
+fn misused(error: &clap::Error) -> u8 {
+    match System::detect(&Environment::of_process()) {
+        Some(system) if error.use_stderr() => Reporter::misused(system, &error.render().to_string()),
+        // A closed pipe is no error.
+        _ => drop(error.print()),
     }
+    if error.use_stderr() { REFUSED } else { PUSHED }
 }
 
-/// What the library notes in passing goes to standard error: warnings always, the rest with `--verbose`.
-fn trace(verbose: bool) {
-    let level = if verbose { "ecr_push=debug" } else { "ecr_push=warn" };
-    let subscriber = tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_target(false);
-    // A second one in the same process is no loss.
-    let _ = subscriber.with_ansi(false).with_env_filter(level).try_init();
+async fn push(args: &PushArgs, environment: &Environment) -> u8 {
+    let mut stops = Stops::listen();
+    let reporter = Reporter::new(&args.report, environment);
+    run::trace(&reporter, "");
+    let secrets = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
+    secrets.iter().filter_map(|name| environment.text(name)).for_each(|secret| reporter.secret(&secret));
+    let work = async {
+        let request = request::request(args, environment)?;
+        request.files.iter().try_for_each(OutputFile::prepare)?;
+        reporter.section(&format!("Pushing image '{}'", args.image));
+        request.notices.iter().for_each(|notice| reporter.notice(notice));
+        let report = run::push(request.push, &reporter).await?;
+        Ok((report, request.files))
+    };
+    let (report, files) = match until_stopped(&mut stops, work).await {
+        End::Done(Ok(done)) => done,
+        End::Done(Err(error)) => {
+            reporter.failed(&error);
+            return status(&error);
+        }
+        End::Stopped(stop) => {
+            reporter.stopped();
+            return stop.status();
+        }
+    };
+    let told = tell(&report, args.report.output, &files, &reporter);
+    let afterwards = if args.engine.tag_local { Afterwards::Tag } else { Afterwards::Leave };
+    let failed = match until_stopped(&mut stops, async { Ok(afterwards.run(&report, &reporter).await) }).await {
+        End::Done(failed) => failed.unwrap_or_default(),
+        End::Stopped(stop) => {
+            reporter.stopped();
+            return stop.status();
+        }
+    };
+    failed.iter().for_each(|error| reporter.warning(&report::sentence(error)));
+    if told { PUSHED } else { UNFINISHED }
+}
+
+/// Hands the result on: standard output, files. False if one of them did not take it.
+fn tell(report: &PushReport, output: OutputArg, files: &[OutputFile], reporter: &Reporter) -> bool {
+    let done = if report.dry_run { "nothing was to be pushed" } else { "the image was pushed" };
+    let lost = |what: &str, error: &std::io::Error| {
+        let message = format!("{done}, but {what} cannot be written: {}", report::bare(error));
+        reporter.failed(&Error::new(ecr_push::error::Side::Local, "write the result", message));
+    };
+    let mut told = true;
+    for file in files {
+        if let Err(error) = file.write(report) {
+            lost(&format!("`{}`", file.path().display()), &error);
+            told = false;
+        }
+    }
+    let text = match output {
+        OutputArg::Json => report::json(report),
+        // Nothing was pushed, so there is no reference that a pipeline could take for one.
+        OutputArg::Text if report.dry_run => return told,
+        OutputArg::Text => report.references().collect::<Vec<_>>().join("\n"),
+    };
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+        // Who closes the pipe does not want it; that is no error.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            lost("the result", &error);
+            false
+        }
+        _ => told,
+    }
 }
 
 /// The exit status for an error.

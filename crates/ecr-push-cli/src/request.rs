@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ecr_push::aws::{AwsSettings, RegistryHost, RoleSettings, is_aws_host};
+use ecr_push::aws::{AwsSettings, IdentityToken, RegistryHost, RoleSettings, WebIdentity, is_aws_host};
 use ecr_push::compress::Level;
 use ecr_push::engine::EngineSettings;
 use ecr_push::http::{HttpSettings, ProxySettings};
@@ -15,24 +15,36 @@ use ecr_push::{Error, Result};
 
 use crate::args::{AttestationsArg, AwsArgs, DestinationArgs, EngineArgs, NetworkArgs, PushArgs, SelectionArgs};
 use crate::environment::Environment;
+use crate::report::OutputFile;
 
 /// A request, and what the log should say of how it came about.
 #[derive(Debug)]
 pub struct Request {
     pub push: PushRequest,
+    /// Files that the result is written to.
+    pub files: Vec<OutputFile>,
     pub notices: Vec<String>,
 }
 
 /// Makes the request.
 pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
     let mut notices = Vec::new();
+    let files = args.report.output_file.iter().map(|path| OutputFile::new(path)).collect::<Result<_>>()?;
     let aws = aws(&args.aws, environment)?;
     let destination = destination(&args.destination, &aws, &mut notices)?;
     let tags = args.tags.iter().map(|tag| tag.parse()).collect::<Result<_>>()?;
     let threads = args.transfer.threads.map(usize::from);
     let source: SourceSpec = args.image.parse()?;
-    if let SourceSpec::Daemon(name) = &source {
-        ecr_push::engine::check_name(name)?;
+    match &source {
+        SourceSpec::Daemon(name) => ecr_push::engine::check_name(name)?,
+        _ if args.engine.tag_local => {
+            return Err(Error::refused(
+                "parse image",
+                format!("`--tag-local` is for an engine's image, which `{source}` is not"),
+            )
+            .with_hint("leave out --tag-local"));
+        }
+        _ => {}
     }
     let push = PushRequest {
         source,
@@ -52,7 +64,7 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
         aws,
         docker_config: DockerConfig { directory: environment.docker_directory() },
     };
-    Ok(Request { push, notices })
+    Ok(Request { push, files, notices })
 }
 
 /// As many threads as there are cores, but no more than the rest of a push can feed: each has its blocks in memory.
@@ -210,16 +222,22 @@ fn aws(args: &AwsArgs, environment: &Environment) -> Result<AwsSettings> {
         environment.text(&format!("AWS_ENDPOINT_URL_{service}")).or_else(|| environment.text("AWS_ENDPOINT_URL"))
     };
     let regions = ["AWS_REGION", "AWS_DEFAULT_REGION"];
+    let role = args.role_arn.clone().map(|arn| RoleSettings {
+        arn,
+        session_name: args.role_session_name.clone(),
+        external_id: args.external_id.clone(),
+        duration: args.role_duration_seconds.map(Duration::from_secs),
+    });
+    let (role, web_identity) = match &args.web_identity_token_env {
+        Some(name) => (None, Some(web_identity(name, role, environment)?)),
+        None => (role, None),
+    };
     let settings = AwsSettings {
         region: args.region.as_deref().map(str::parse).transpose()?,
         environment_regions: regions.into_iter().filter_map(|name| Some((name, environment.text(name)?))).collect(),
         profile: args.profile.clone(),
-        role: args.role_arn.clone().map(|arn| RoleSettings {
-            arn,
-            session_name: args.role_session_name.clone(),
-            external_id: args.external_id.clone(),
-            duration: args.role_duration_seconds.map(Duration::from_secs),
-        }),
+        role,
+        web_identity,
         endpoint_url: args.endpoint_url.clone(),
         endpoint_url_ecr: configured("ECR"),
         endpoint_url_sts: configured("STS"),
@@ -229,6 +247,33 @@ fn aws(args: &AwsArgs, environment: &Environment) -> Result<AwsSettings> {
     };
     settings.check()?;
     Ok(settings)
+}
+
+/// The identity token that a CI system put into the variable `name`. Flag or not, the role is named as the AWS SDKs have it.
+fn web_identity(name: &str, role: Option<RoleSettings>, environment: &Environment) -> Result<WebIdentity> {
+    // A token in the place of its variable's name is not to be shown.
+    let is_name = !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    if !is_name {
+        return Err(Error::refused("choose credentials", "--web-identity-token-env is not a variable's name")
+            .with_hint("give the name of the variable that holds the token, not the token"));
+    }
+    let Some(token) = environment.text(name).filter(|token| !token.contains(char::is_control)) else {
+        return Err(Error::refused("choose credentials", format!("the variable {name} holds no identity token"))
+            .with_hint(
+                "have the job declare the token: GitLab's `id_tokens`, CircleCI's and Bitbucket's `oidc` settings",
+            ));
+    };
+    let named = || {
+        let arn = environment.text("AWS_ROLE_ARN")?;
+        Some(RoleSettings { arn, session_name: environment.text("AWS_ROLE_SESSION_NAME"), ..RoleSettings::default() })
+    };
+    let Some(role) = role.or_else(named) else {
+        return Err(Error::refused("choose credentials", "no role is named that the identity token is for")
+            .with_hint("name it with --role-arn, or AWS_ROLE_ARN"));
+    };
+    Ok(WebIdentity { origin: format!("the variable {name}"), role, token: IdentityToken::Text(token.into()) })
 }
 
 /// Where Linux distributions keep their certificates in one file: Debian, Fedora, openSUSE, RHEL, Alpine.
@@ -258,6 +303,7 @@ fn http(args: &NetworkArgs, environment: &Environment) -> Result<HttpSettings> {
             http: environment.first(&["http_proxy", "HTTP_PROXY"]),
             https: environment.first(&["https_proxy", "HTTPS_PROXY"]),
             no_proxy: environment.first(&["no_proxy", "NO_PROXY"]),
+            bypass: Vec::new(),
         },
         connect_to: args.connect_to.iter().map(|text| text.parse()).collect::<Result<_>>()?,
         user_agent: None,

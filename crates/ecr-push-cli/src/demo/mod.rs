@@ -16,10 +16,11 @@ use tempfile::TempDir;
 
 use local_ecr::{Config, LocalEcr, Mutability, Storage};
 
-use crate::args::{Cli, Command, DemoArgs, PushArgs};
+use crate::args::{DemoArgs, PushArgs};
 use crate::environment::Environment;
+use crate::platform::Stops;
 use crate::report::{Reporter, bytes};
-use crate::signals::Signals;
+use crate::run::{End, until_stopped};
 use crate::{FAILED, PUSHED, request, status};
 
 /// A line of the demo's story. A reader that goes away misses the rest of it, and nothing else.
@@ -37,12 +38,18 @@ const REGION: &str = "us-east-1";
 pub async fn run(args: &DemoArgs, environment: Environment) -> u8 {
     // The registry and the keys are the demo's own.
     let environment = &environment.without_aws();
-    let mut signals = Signals::listen();
-    let Some(push_args) = push_args(args.image.as_deref().unwrap_or_default()) else { return FAILED };
-    let reporter = Reporter::new(&push_args.report);
-    let result = tokio::select! {
-        result = demo(args, &push_args, environment, &reporter) => result,
-        signal = signals.next() => return reporter.stopped(signal),
+    let mut stops = Stops::listen();
+    let image = args.image.as_deref().filter(|image| !image.is_empty()).unwrap_or("demo");
+    // The demo's push has the same defaults as a push on the command line.
+    let words = ["--repository", REPOSITORY, "--tag", TAG, "--region", REGION, "--", image];
+    let Ok(push_args) = PushArgs::of(&words) else { return FAILED };
+    let reporter = Reporter::new(&push_args.report, environment);
+    let result = match until_stopped(&mut stops, demo(args, &push_args, environment, &reporter)).await {
+        End::Done(result) => result,
+        End::Stopped(stop) => {
+            reporter.stopped();
+            return stop.status();
+        }
     };
     // The directory goes with its guard; the server needs it as long as it runs.
     let (server, _directory) = match result {
@@ -58,30 +65,9 @@ pub async fn run(args: &DemoArgs, environment: Environment) -> u8 {
         return PUSHED;
     }
     print_how_to_pull(&server);
-    signals.next().await;
+    stops.next().await;
     server.shutdown().await;
     PUSHED
-}
-
-/// The demo's push has the same defaults as a push on the command line.
-fn push_args(image: &str) -> Option<Box<PushArgs>> {
-    use clap::Parser;
-    let image = if image.is_empty() { "demo" } else { image };
-    match Cli::try_parse_from([
-        "ecr-push",
-        "push",
-        "--repository",
-        REPOSITORY,
-        "--tag",
-        TAG,
-        "--region",
-        REGION,
-        "--",
-        image,
-    ]) {
-        Ok(Cli { command: Command::Push(args) }) => Some(args),
-        _ => None,
-    }
 }
 
 async fn demo(

@@ -8,11 +8,13 @@ use ecr_push::events::{BlobAction, Event};
 use ecr_push::image::Digest;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
+use super::sink::Sink;
 use super::words::bytes;
 
 pub struct Bars {
     all: MultiProgress,
     state: Mutex<State>,
+    sink: Sink,
 }
 
 #[derive(Default)]
@@ -31,13 +33,14 @@ impl State {
 }
 
 impl Bars {
-    pub fn new() -> Self {
-        Self { all: MultiProgress::new(), state: Mutex::default() }
+    pub fn new(sink: Sink) -> Self {
+        Self { all: MultiProgress::new(), state: Mutex::default(), sink }
     }
 
-    pub fn line(&self, text: &str) {
-        if self.all.println(text).is_err() || self.all.is_hidden() {
-            eprintln!("{text}");
+    /// Writes a line above the bars.
+    pub fn line(&self, line: &str) {
+        if self.all.println(line).is_err() || self.all.is_hidden() {
+            self.sink.command(line);
         }
     }
 

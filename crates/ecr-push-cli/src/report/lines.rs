@@ -1,12 +1,13 @@
 //! Progress without a terminal: one line a layer, and a sign of life when nothing else is said.
 
-use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use ecr_push::events::{BlobAction, Event};
 
+use super::lock;
+use super::sink::Sink;
 use super::words::bytes;
 
 /// CI systems end jobs that are silent for minutes; people wonder earlier.
@@ -18,6 +19,7 @@ pub struct Lines {
 }
 
 struct State {
+    sink: Sink,
     started: Instant,
     last: Mutex<Instant>,
     phase: Mutex<String>,
@@ -27,8 +29,9 @@ struct State {
 }
 
 impl Lines {
-    pub fn new(quiet: bool) -> Self {
+    pub fn new(quiet: bool, sink: Sink) -> Self {
         let state = Arc::new(State {
+            sink,
             started: Instant::now(),
             last: Mutex::new(Instant::now()),
             phase: Mutex::new("starting".to_owned()),
@@ -44,8 +47,8 @@ impl Lines {
         Self { state, quiet }
     }
 
-    pub fn line(&self, text: &str) {
-        self.state.print(text);
+    pub fn line(&self, line: &str) {
+        self.state.print(line);
     }
 
     pub fn event(&self, event: &Event) {
@@ -75,10 +78,9 @@ impl Lines {
 }
 
 impl State {
-    fn print(&self, text: &str) {
+    fn print(&self, line: &str) {
         *lock(&self.last) = Instant::now();
-        // A closed standard error leaves nobody to tell.
-        let _ = writeln!(std::io::stderr().lock(), "{text}");
+        self.sink.command(line);
     }
 }
 
@@ -96,11 +98,8 @@ fn beat(state: &Weak<State>) {
             } else {
                 format!("read {}, sent {}", bytes(read), bytes(sent))
             };
-            state.print(&format!("... {phase} ({} s)", state.started.elapsed().as_secs()));
+            state.sink.text(&format!("... {phase} ({} s)", state.started.elapsed().as_secs()));
+            *lock(&state.last) = Instant::now();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -1,24 +1,35 @@
-//! What the user sees: progress and errors on standard error, the result on standard output.
+//! What the user sees of a run: log, progress, result.
 
 mod bars;
+mod files;
 mod json;
 mod lines;
+mod markdown;
+mod progress;
+mod sink;
 mod summary;
 mod words;
 
-use std::io::{IsTerminal, Write};
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::io::IsTerminal;
+use std::sync::{Arc, Mutex};
 
 use ecr_push::Error;
 use ecr_push::events::Event;
 use ecr_push::push::PushReport;
+use secrecy::ExposeSecret;
 
-use crate::args::{OutputArg, ProgressArg, ReportArgs};
-use crate::signals::Stop;
+use crate::args::{CiArg, ProgressArg, ReportArgs};
+use crate::ci::{self, System};
+use crate::environment::Environment;
 use bars::Bars;
+pub use files::{OutputFile, bare, values};
+pub use json::object as json;
 use lines::Lines;
-pub use words::bytes;
+pub use markdown::summary as markdown;
+use progress::Progress;
+use sink::Sink;
+pub use sink::Stream;
+pub use words::{Words, bytes, sentence};
 
 /// Shows one run. Clones show the same run.
 #[derive(Clone)]
@@ -26,10 +37,14 @@ pub struct Reporter(Arc<Inner>);
 
 struct Inner {
     view: View,
-    output: OutputArg,
+    sink: Sink,
+    words: Words,
     quiet: bool,
     verbose: bool,
+    progress: Progress,
+    section: Mutex<bool>,
     tagged: Mutex<Vec<String>>,
+    secrets: Mutex<Vec<String>>,
 }
 
 enum View {
@@ -38,48 +53,144 @@ enum View {
 }
 
 impl Reporter {
-    /// Chooses bars or lines.
-    pub fn new(args: &ReportArgs) -> Self {
-        let terminal = std::io::stderr().is_terminal();
+    /// The reporter of a command: its log on standard error, shaped for the CI system that it runs in.
+    pub fn new(args: &ReportArgs, environment: &Environment) -> Self {
+        let system = match args.ci {
+            CiArg::Auto => System::detect(environment),
+            CiArg::None => None,
+            CiArg::Azure => Some(System::Azure),
+            CiArg::Github => Some(System::GitHub),
+            CiArg::Gitlab => Some(System::GitLab),
+            CiArg::Buildkite => Some(System::Buildkite),
+            CiArg::Circleci | CiArg::Jenkins => Some(System::Plain),
+        };
         let bars = match args.progress {
-            ProgressArg::Auto => terminal,
+            ProgressArg::Auto => system.is_none() && std::io::stderr().is_terminal(),
             ProgressArg::Bars => true,
             ProgressArg::Lines => false,
         };
-        let view = if bars && !args.quiet { View::Bars(Bars::new()) } else { View::Lines(Lines::new(args.quiet)) };
+        let sink = Sink { system: system.unwrap_or(System::Plain), stream: Stream::Error };
+        let view =
+            if bars && !args.quiet { View::Bars(Bars::new(sink)) } else { View::Lines(Lines::new(args.quiet, sink)) };
+        Self::of(view, sink, &[], args.quiet, args.verbose)
+    }
+
+    /// The reporter of a task of `system`, which has one stream. What the command line calls a flag has other `words` there.
+    pub fn of_task(system: System, words: Words) -> Self {
+        let sink = Sink { system, stream: Stream::Output };
+        Self::of(View::Lines(Lines::new(false, sink)), sink, words, false, false)
+    }
+
+    fn of(view: View, sink: Sink, words: Words, quiet: bool, verbose: bool) -> Self {
         Self(Arc::new(Inner {
             view,
-            output: args.output,
-            quiet: args.quiet,
-            verbose: args.verbose,
+            sink,
+            words,
+            quiet,
+            verbose,
+            progress: Progress::default(),
+            section: Mutex::default(),
             tagged: Mutex::default(),
+            secrets: Mutex::default(),
         }))
     }
 
     /// A line for the log.
     pub fn notice(&self, text: &str) {
         if !self.0.quiet {
-            self.line(text);
+            self.line(&self.text(text));
         }
+    }
+
+    /// A warning.
+    pub fn warning(&self, text: &str) {
+        self.line(&self.0.sink.system.warning(&self.said(text)));
+    }
+
+    /// Something that few want to know.
+    pub fn detail(&self, text: &str) {
+        if self.0.verbose {
+            return self.line(&self.text(text));
+        }
+        if !self.0.quiet
+            && let Some(line) = self.0.sink.system.debug(&self.said(text))
+        {
+            self.line(&line);
+        }
+    }
+
+    /// True if [`Reporter::detail`] leads anywhere.
+    pub fn has_details(&self) -> bool {
+        self.0.verbose || !self.0.quiet && self.0.sink.system.debug("").is_some()
+    }
+
+    /// Keeps `secret` out of the log: services repeat what they are sent. A task also has its CI system hide it. A command does
+    /// not, since its log may go to a file that no system reads, where that line would be the leak.
+    pub fn secret(&self, secret: &str) {
+        let Some(secret) = ci::worth_hiding(secret) else { return };
+        let mut secrets = lock(&self.0.secrets);
+        if !secrets.iter().any(|known| known == secret) {
+            secrets.push(secret.to_owned());
+        }
+        drop(secrets);
+        if self.0.sink.stream == Stream::Output
+            && let Some(line) = self.0.sink.system.secret(secret)
+        {
+            self.line(&line);
+        }
+    }
+
+    /// `text` as it may be seen: without the secrets that are known, not endless, and with the task's words for flags.
+    pub fn said(&self, text: &str) -> String {
+        let hidden = lock(&self.0.secrets).iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
+        words::translated(&words::shortened(&hidden), self.0.words)
+    }
+
+    /// Starts a part of the log.
+    pub fn section(&self, title: &str) {
+        self.end_section();
+        if !self.0.quiet
+            && let Some(line) = self.0.sink.system.section(&self.said(title))
+        {
+            *lock(&self.0.section) = true;
+            self.line(&line);
+        }
+    }
+
+    /// Ends it.
+    pub fn end_section(&self) {
+        if std::mem::take(&mut *lock(&self.0.section))
+            && let Some(line) = self.0.sink.system.section_end()
+        {
+            self.line(&line);
+        }
+    }
+
+    /// Writes a command of the CI system.
+    pub fn command(&self, command: &str) {
+        self.line(command);
     }
 
     /// Shows what happened.
     pub fn event(&self, event: &Event) {
+        self.0.progress.after(event, |percent| {
+            if !self.0.quiet
+                && let Some(line) = self.0.sink.system.progress(percent, "pushing")
+            {
+                self.line(&line);
+            }
+        });
         match event {
             Event::Notice(text) => return self.notice(text),
-            Event::Warning(text) => return self.line(&format!("warning: {text}")),
-            Event::Detail(text) => {
-                if self.0.verbose {
-                    self.line(text);
-                }
-                return;
-            }
+            Event::Warning(text) => return self.warning(text),
+            Event::Detail(text) => return self.detail(text),
+            Event::Secret(secret) => return self.secret(secret.expose_secret()),
             Event::Retrying { what, why, wait } => {
                 return self.notice(&format!("{what} failed: {why}; trying again in {:.1} s", wait.as_secs_f64()));
             }
             Event::Published { digest, tag, existed } => {
                 if let Some(tag) = tag {
-                    self.0.tagged.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(tag.clone());
+                    lock(&self.0.tagged).push(tag.clone());
                 }
                 let done = if *existed { "already there" } else { "pushed" };
                 let what =
@@ -101,64 +212,71 @@ impl Reporter {
         }
     }
 
-    /// Shows the result.
-    ///
-    /// # Errors
-    /// If the result cannot be written. Who closes the pipe does not want it; that is no error.
-    pub fn pushed(&self, report: &PushReport) -> std::io::Result<()> {
+    /// Sums up what was pushed.
+    pub fn pushed(&self, report: &PushReport) {
         self.end();
-        if !self.0.quiet {
-            summary::lines(report).iter().for_each(|line| self.line(line));
-        }
-        for warning in summary::warnings(report) {
-            self.line(&format!("warning: {warning}"));
-        }
-        let text = match self.0.output {
-            OutputArg::Json => json::object(report),
-            // Nothing was pushed, so there is no reference that a pipeline could take for one.
-            OutputArg::Text if report.dry_run => return Ok(()),
-            OutputArg::Text => report.references().collect::<Vec<_>>().join("\n"),
-        };
-        let mut output = std::io::stdout().lock();
-        match writeln!(output, "{text}").and_then(|()| output.flush()) {
-            Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-                self.line(&format!("error: the image was pushed, but the result cannot be written: {error}"));
-                Err(error)
-            }
-            _ => Ok(()),
-        }
+        summary::lines(report).iter().for_each(|line| self.notice(line));
+        summary::warnings(report).iter().for_each(|warning| self.warning(warning));
     }
 
     /// Shows why there is no result.
     pub fn failed(&self, error: &Error) {
         self.end();
-        words::error(error, self.0.verbose).iter().for_each(|line| self.line(line));
+        if let Some(line) = self.0.sink.system.unfold() {
+            self.line(&line);
+        }
+        words::error(error, self.0.verbose).iter().for_each(|line| self.line(&self.text(line)));
+        if let Some(line) = self.0.sink.system.error(&self.said(&sentence(error))) {
+            self.line(&line);
+        }
     }
 
-    /// Says what a stopped run leaves. Answers the exit status.
-    pub fn stopped(&self, stop: Stop) -> u8 {
+    /// Shows why the command line cannot be understood, where a CI system reads the log: it is full of text from outside.
+    pub fn misused(system: System, text: &str) {
+        let sink = Sink { system, stream: Stream::Error };
+        text.lines().for_each(|line| sink.text(line));
+        let sentence = text.lines().next().unwrap_or_default();
+        if let Some(line) = system.error(sentence.trim_start_matches("error: ")) {
+            sink.command(&line);
+        }
+    }
+
+    /// Says what a stopped run leaves. Answers the sentence.
+    pub fn stopped(&self) -> String {
         self.end();
-        let tagged = self.0.tagged.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        if tagged.is_empty() {
-            self.line("stopped: nothing was tagged");
+        let tagged = lock(&self.0.tagged);
+        let text = if tagged.is_empty() {
+            "stopped: nothing was tagged".to_owned()
         } else {
-            self.line(&format!("stopped: these tags were pushed already: {}", tagged.join(", ")));
-        }
-        stop.status()
+            format!("stopped: these tags were pushed already: {}", tagged.join(", "))
+        };
+        self.line(&self.text(&text));
+        text
     }
 
-    fn line(&self, text: &str) {
+    /// `text` with the words of the task, in which the CI system finds no command.
+    fn text(&self, text: &str) -> String {
+        self.0.sink.system.text(&self.said(text))
+    }
+
+    fn line(&self, line: &str) {
         match &self.0.view {
-            View::Bars(bars) => bars.line(text),
-            View::Lines(lines) => lines.line(text),
+            View::Bars(bars) => bars.line(line),
+            View::Lines(lines) => lines.line(line),
         }
     }
 
-    /// Ends bars and signs of life.
+    /// Ends sections, bars and signs of life.
     pub fn end(&self) {
+        self.end_section();
         match &self.0.view {
             View::Bars(bars) => bars.end(),
             View::Lines(lines) => lines.end(),
         }
     }
+}
+
+/// A lock that outlives a panic elsewhere: what it guards is only shown.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

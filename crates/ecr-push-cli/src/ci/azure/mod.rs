@@ -1,0 +1,264 @@
+//! `ecr-push azure-task`: the task of Azure Pipelines.
+//!
+//! The agent gives inputs, service connection and variables in the environment, and reads the result out of standard
+//! output. What a pipeline sees of Amazon's "Amazon ECR Push" task stays as it is; what was wrong with it is mended
+//! (docs/azure-pipelines.md says which is which).
+
+mod agent;
+pub mod commands;
+mod credentials;
+mod inputs;
+
+use ecr_push::aws::{RegistryHost, is_aws_host};
+use ecr_push::push::{PushReport, PushRequest};
+use ecr_push::source::SourceSpec;
+use ecr_push::{Error, Result};
+
+use super::System;
+use crate::args::{AzureTaskArgs, PushArgs};
+use crate::environment::Environment;
+use crate::platform::Stops;
+use crate::report::{self, Reporter, Words};
+use crate::request;
+use crate::run::{self, Afterwards, End, until_stopped};
+use agent::Agent;
+use inputs::{Image, Inputs, forced};
+
+/// The agent takes any other status for a failure of the task's machinery, and says so in the log.
+const ENDED: u8 = 0;
+
+/// What the task calls the flags of the command line.
+const WORDS: Words = &[
+    ("--attestations", "the command line's `--attestations`"),
+    ("--ca-bundle", "AWS_CA_BUNDLE"),
+    ("--connect-to", "the command line's `--connect-to`"),
+    ("--create-repository", "autoCreateRepository: true"),
+    ("--dry-run", "the command line's `--dry-run`"),
+    ("--dualstack", "AWS_USE_DUALSTACK_ENDPOINT"),
+    ("--endpoint-url", "AWS_ENDPOINT_URL"),
+    ("--external-id", "the service connection's external ID"),
+    ("--fips", "AWS_USE_FIPS_ENDPOINT"),
+    ("--plain-http", "the command line's `--plain-http`"),
+    ("--platform", "the command line's `--platform`"),
+    ("--profile", "AWS_PROFILE"),
+    ("--region", "regionName"),
+    ("--registry-id", "the command line's `--registry-id`"),
+    ("--repository", "repositoryName"),
+    ("--retry-budget", "the command line's `--retry-budget`"),
+    ("--role-arn", "the service connection's role"),
+    ("--role-duration-seconds", "the variable aws.rolecredential.maxduration:"),
+    ("--role-session-name", "the service connection's role session name"),
+    ("--tag", "pushTag"),
+    ("--temp-dir", "TMPDIR"),
+    ("--to", "the command line's `--to`"),
+];
+
+/// Runs the task. Answers the exit status.
+pub async fn task(args: &AzureTaskArgs, environment: &Environment) -> u8 {
+    let mut stops = Stops::listen().with_parent_pipe(args.parent_pipe);
+    let reporter = Reporter::of_task(System::Azure, WORDS);
+    let agent = Agent(environment);
+    // Before anything else can be logged. A connection that is wrong is told later.
+    let connection = agent.input("awsCredentials").and_then(|id| agent.connection(&id).ok().flatten());
+    agent.secrets(connection.as_ref()).iter().for_each(|secret| reporter.secret(secret));
+    let complete = |result: &str, text: &str| {
+        let text = System::Azure.text(&reporter.said(text));
+        reporter.command(&commands::command("task.complete", &[("result", result)], &text));
+        ENDED
+    };
+    match until_stopped(&mut stops, push(&agent, &reporter)).await {
+        End::Done(Ok(true)) => complete("Succeeded", ""),
+        End::Done(Ok(false)) => complete("SucceededWithIssues", ""),
+        End::Done(Err(error)) => {
+            let error = in_upstreams_words(error);
+            reporter.failed(&error);
+            complete("Failed", &report::sentence(&error))
+        }
+        End::Stopped(_) => {
+            let text = reporter.stopped();
+            complete("Failed", &text)
+        }
+    }
+}
+
+/// The whole task. True if there was nothing to complain of.
+async fn push(agent: &Agent<'_>, reporter: &Reporter) -> Result<bool> {
+    let inputs = Inputs::read(agent)?;
+    let logged =
+        [(inputs.log_request, "ecr_push::aws::request=trace"), (inputs.log_response, "ecr_push::aws::response=trace")];
+    let logged: Vec<&str> = logged.iter().filter(|(wanted, _)| *wanted).map(|(_, target)| *target).collect();
+    run::trace(reporter, &logged.join(","));
+    reporter.notice("Configuring credentials for task");
+    let mut request = request(agent, &inputs, reporter)?;
+    let (source, title) = match &inputs.image {
+        Image::Name(name) => (name, format!("Pushing image '{name}'")),
+        Image::Id(id) => (id, format!("Pushing image with ID '{id}'")),
+    };
+    request.source = SourceSpec::Daemon(source.clone());
+    reporter.section(&title);
+    let report = run::push(request, reporter).await?;
+
+    set_variables(&inputs, &report, reporter);
+    let afterwards = if inputs.remove_image { Afterwards::Remove } else { Afterwards::Tag };
+    let failed = afterwards.run(&report, reporter).await;
+    failed.iter().for_each(|error| reporter.warning(&report::sentence(error)));
+    show_summary(agent, &report, source, reporter);
+    Ok(failed.is_empty())
+}
+
+/// The same request as flags make, from the agent's environment.
+fn request(agent: &Agent<'_>, inputs: &Inputs, reporter: &Reporter) -> Result<PushRequest> {
+    let image = match &inputs.image {
+        Image::Name(text) | Image::Id(text) => text,
+    };
+    let words = ["image", "--repository", "given below"];
+    let mut args = PushArgs::of(&words).map_err(|error| Error::refused("read the inputs", error.to_string()))?;
+    args.destination.repository = Some(repository(inputs)?);
+    args.tags.clone_from(&inputs.tags);
+    args.destination.create_repository = inputs.create_repository;
+    let aws_region = agent.variable("AWS.Region");
+    args.aws.region.clone_from(&inputs.region);
+    let mut request = request::request(&args, agent.0)?.push;
+    ecr_push::engine::check_name(image)?;
+    if let Some(region) = aws_region {
+        request.aws.environment_regions.insert(0, ("the task variable AWS.Region", region));
+    }
+    agent.add_network(&mut request.http)?.iter().for_each(|warning| reporter.warning(warning));
+    credentials::choose(agent, inputs.connection.as_deref(), &mut request.aws, reporter)?;
+    request.aws.check()?;
+    warn_of_naming(inputs, reporter);
+    // Who the credentials belong to is worth a call when somebody is looking for a fault.
+    request.show_identity = agent.variable("System.Debug").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    Ok(request)
+}
+
+/// The repository's name, after the rule that the author may have asked for.
+fn repository(inputs: &Inputs) -> Result<String> {
+    let name = &inputs.repository;
+    let name = name.split_once("://").map_or(name.as_str(), |(_, bare)| bare);
+    let host = |first: &str| first.strip_suffix(":443").unwrap_or(first).to_owned();
+    if let Some((first, rest)) = name.split_once('/')
+        && (RegistryHost::parse(&host(first)).is_some() || is_aws_host(&host(first)))
+    {
+        let message = format!("`repositoryName` holds the registry's host `{first}`, which the task adds by itself");
+        return Err(
+            Error::refused("parse repository name", message).with_hint(format!("write `repositoryName: {rest}`"))
+        );
+    }
+    Ok(if inputs.force_naming { forced(&inputs.repository) } else { inputs.repository.clone() })
+}
+
+/// Upstream's rule sends images elsewhere than its users may think.
+fn warn_of_naming(inputs: &Inputs, reporter: &Reporter) {
+    let name = &inputs.repository;
+    if inputs.force_naming && name.contains('/') {
+        reporter.warning(&format!(
+            "`forceDockerNamingConventions` deletes `/`: `{name}` becomes `{}`, another repository than `{}`",
+            forced(name),
+            name.to_lowercase()
+        ));
+    }
+}
+
+/// The variable that the author named, as upstream sets it, and three of our own as outputs of the step.
+fn set_variables(inputs: &Inputs, report: &PushReport, reporter: &Reporter) {
+    let set = |name: &str, is_output: &str, value: &str| {
+        let properties = [("variable", name), ("isOutput", is_output), ("issecret", "false")];
+        reporter.command(&commands::command("task.setvariable", &properties, value));
+    };
+    if let Some(name) = &inputs.output_variable {
+        let odd = |c: char| !c.is_alphanumeric() && !"._-".contains(c);
+        if name.contains(odd) {
+            reporter.warning(&format!("`outputVariable` is `{name}`, a name that not every step can read"));
+        }
+        // A tag that was left empty on purpose is left out, though `latest` is pushed.
+        let value = match inputs.tags.first() {
+            Some(_) => report.references().next().unwrap_or_else(|| report.repository.clone()),
+            None => report.repository.clone(),
+        };
+        set(name, "false", &value);
+    }
+    let tags: Vec<String> = report.tags.iter().map(ToString::to_string).collect();
+    set("digest", "true", &report.digest.to_string());
+    set("uri", "true", &report.uri());
+    set("tags", "true", &tags.join(","));
+}
+
+/// The page of the run gets a table. It is read after this program has ended, so the file stays, in the one folder that the
+/// agent cleans and that it sees too when the job runs in a container. A file that it does not find would fail the step.
+fn show_summary(agent: &Agent<'_>, report: &PushReport, source: &str, reporter: &Reporter) {
+    let Some(folder) = agent.variable("Agent.TempDirectory") else {
+        return reporter.detail("no summary: the agent names no folder for temporary files");
+    };
+    let mut builder = tempfile::Builder::new();
+    // The agent may be another user than the task, in a container job.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o644));
+    let named = builder.prefix("ecr-push-").suffix(".md").tempfile_in(&folder);
+    let written = named.and_then(|mut file| {
+        std::io::Write::write_all(&mut file, report::markdown(report, source).as_bytes())?;
+        Ok(file.into_temp_path().keep()?)
+    });
+    match written {
+        Ok(path) => {
+            let path = std::path::absolute(&path).unwrap_or(path);
+            reporter.command(&commands::command("task.uploadsummary", &[], &path.display().to_string()));
+        }
+        // The page misses a table; the push misses nothing.
+        Err(error) => reporter.detail(&format!("no summary: {error}")),
+    }
+}
+
+/// The sentences that pipelines may look for in the log stand before ours.
+fn in_upstreams_words(error: Error) -> Error {
+    let before = match error.operation() {
+        "find the region" => "Missing region in config: ",
+        "ecr:GetAuthorizationToken" => "Failed to obtain authorization token to log in to ECR, error: ",
+        "read authorization token" => "Failed to obtain auth token! ",
+        "read registry endpoint" => "Failed to get endpoint of repository: ",
+        "ecr:DescribeRepositories" | "ecr:BatchCheckLayerAvailability" => "Error testing for repository existence: ",
+        _ => return error,
+    };
+    error.prefixed(before)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_flag_in_a_sentence_of_ours_has_a_word_in_the_task() {
+        // The sources are what can be read here; a flag in a comment does no harm.
+        let mut folders = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../ecr-push/src")];
+        let mut flags = std::collections::BTreeSet::new();
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                if path.to_string_lossy().contains("test") {
+                    continue;
+                }
+                let text = std::fs::read_to_string(&path).unwrap();
+                let text = text.split("#[cfg(test)]").next().unwrap();
+                for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
+                    for (at, _) in line.match_indices("--") {
+                        let flag: String =
+                            line[at..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
+                        if flag.len() > 2 && !flag.starts_with("---") {
+                            flags.insert(flag);
+                        }
+                    }
+                }
+            }
+        }
+        assert!(flags.contains("--region") && flags.contains("--create-repository"), "{flags:?}");
+        // Flags of others: docker's, and the AWS CLI's in a hint.
+        flags.retain(|flag| !["--all", "--host", "--repository-name"].contains(&flag.as_str()));
+        let known = |flag: &String| WORDS.iter().any(|(known, _)| known == flag);
+        let unknown: Vec<&String> = flags.iter().filter(|flag| !known(flag)).collect();
+        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+}
