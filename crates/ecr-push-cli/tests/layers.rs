@@ -125,6 +125,13 @@ const WORDS: &[WordRule] = &[
     },
     WordRule {
         package: "ecr-push-cli",
+        words: &["println!", "eprintln!", "print!", "eprint!", "dbg!", "io::stdout", "io::stderr"],
+        // The result, the demo's story, and a question to the terminal.
+        except: &["src/main.rs", "src/demo/mod.rs", "src/report/mod.rs", "src/report/sink.rs"],
+        because: "CI systems find commands in every line, so all lines leave by one door",
+    },
+    WordRule {
+        package: "ecr-push-cli",
         words: &["process::exit", "TcpStream", "UnixStream"],
         except: &[],
         because: "main ends the program, and the library speaks to the network",

@@ -1,6 +1,13 @@
 //! A local ECR, and the program run against it with an environment that holds nothing but what a test names.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+#[cfg(unix)]
+pub mod agent;
+#[cfg(unix)]
+pub mod desk;
+#[cfg(unix)]
+pub mod engine;
+
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io::{Read, Write};
@@ -11,7 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use local_ecr::{Config, Key, LocalEcr, Mutability, RecordedRequest};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
@@ -206,7 +213,7 @@ impl Program {
         let stdin = child.stdin.take();
         let stdout = Output::of(child.stdout.take().unwrap());
         let stderr = Output::of(child.stderr.take().unwrap());
-        Running { child, _stdin: stdin, stdout, stderr, started: Instant::now(), limit: self.limit, words: self.words }
+        Running { child, stdin, stdout, stderr, started: Instant::now(), limit: self.limit, words: self.words }
     }
 
     pub async fn run(self) -> Run {
@@ -217,7 +224,7 @@ impl Program {
 /// The program while it runs. It is killed when this is dropped.
 pub struct Running {
     child: Child,
-    _stdin: Option<ChildStdin>,
+    stdin: Option<ChildStdin>,
     pub stdout: Output,
     pub stderr: Output,
     started: Instant,
@@ -230,6 +237,16 @@ impl Running {
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().expect("the program runs").to_string();
         assert!(std::process::Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+
+    /// Writes to its standard input.
+    pub async fn write(&mut self, bytes: &[u8]) {
+        self.stdin.as_mut().expect("a pipe").write_all(bytes).await.unwrap();
+    }
+
+    /// Ends its standard input.
+    pub fn end_of_input(&mut self) {
+        self.stdin = None;
     }
 
     /// True once the program handles SIGINT and SIGTERM itself. Other systems do not tell.
