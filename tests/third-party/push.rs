@@ -1,6 +1,7 @@
 //! Running `ecr-push` and checking what it prints.
 
 use crate::command::{Cmd, Outcome};
+use crate::parts;
 use crate::stack::{HOST, Keys, Stack};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -23,6 +24,15 @@ pub fn sibling(name: &str) -> PathBuf {
         sibling.display()
     );
     sibling
+}
+
+/// The static build of the program, as it is shipped.
+#[track_caller]
+pub fn shipped() -> PathBuf {
+    let platform = if cfg!(target_arch = "aarch64") { "linux-arm64" } else { "linux-x64" };
+    let shipped = parts::repository().join("target/dist-bin").join(platform).join("ecr-push");
+    assert!(shipped.is_file(), "{} is missing: dist/build makes it, and ./test calls that", shipped.display());
+    shipped
 }
 
 /// `ecr-push` with keys, the stack's authority, and a home folder that no other run has used.
