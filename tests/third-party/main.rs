@@ -5,11 +5,13 @@
 //! dies with the test process, whatever ends it. A part that is not installed skips the tests that need it, loudly; with
 //! `ECR_PUSH_REQUIRE_PARTS=1` they fail instead.
 
+mod agent;
 mod archive;
 mod certificates;
 mod command;
 mod engine;
 mod image;
+mod pages;
 mod parts;
 mod push;
 mod space;
@@ -18,14 +20,23 @@ mod verify;
 
 mod harness;
 
+mod azure_extension;
+mod azure_golden;
 mod bad_input;
 mod concurrent;
+mod container;
 mod credentials;
+mod github;
+mod gitlab;
 mod indexes;
 mod limits;
 mod local_ecr;
+mod local_names;
 mod permissions;
 mod proxy;
 mod repository;
 mod sharing;
+mod snippets;
 mod sources;
+mod vsix;
+mod workflow;
