@@ -273,3 +273,16 @@ async fn a_registry_that_is_gone_is_named() {
     let error = result.unwrap_err();
     assert!(error.message().contains("127.0.0.1:1"), "{}", error.message());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_the_registry_reads_while_a_neighbour_writes_it_is_put_again() {
+    let half = Answer::error(400, "DIGEST_INVALID", "provided digest did not match uploaded content");
+    let fault = |times| Fault::new(FaultAction::Answer(half.clone())).method("PUT").path("/manifests/").times(times);
+    survives(&[1000], vec![fault(2)]).await;
+    // A registry that goes on saying so is believed.
+    let stand = Stand::new().await;
+    stand.server.add_fault(fault(100));
+    let (result, _) = push_with_log(stand.request(&stand.layout("image", &[1000]))).await;
+    assert_eq!(result.unwrap_err().code(), Some("DIGEST_INVALID"));
+    assert_eq!(stand.tag("v1"), None);
+}

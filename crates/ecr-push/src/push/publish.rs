@@ -9,7 +9,7 @@ use crate::events::{Event, Events};
 use crate::image::{Digest, Manifest, Tag};
 use crate::retry::RetryBudget;
 
-/// How often a manifest is put again when the registry does not see its blobs yet (ecr-facts 4.6).
+/// How often a manifest is put again when the registry does not see its blobs yet (ecr-facts 4.6), or not whole.
 const LAG_TRIES: usize = 3;
 
 /// Puts `manifests` (the last one is the root) and the tags. Answers the digest that each tag has: another one than the
@@ -75,9 +75,17 @@ async fn put(destination: &Destination, reference: &str, manifest: &Manifest, re
     loop {
         let result = retry.run("put manifest", || destination.repository.put_manifest(reference, manifest)).await;
         let Err(error) = result else { return Ok(()) };
+        // The last one: the digest is right, so the registry has read what a neighbour is just writing of the same manifest, as
+        // docker-registry does on a file system.
         let unseen = matches!(
             error.code(),
-            Some("BLOB_UNKNOWN" | "MANIFEST_BLOB_UNKNOWN" | "BLOB_UPLOAD_UNKNOWN" | "MANIFEST_UNKNOWN")
+            Some(
+                "BLOB_UNKNOWN"
+                    | "MANIFEST_BLOB_UNKNOWN"
+                    | "BLOB_UPLOAD_UNKNOWN"
+                    | "MANIFEST_UNKNOWN"
+                    | "DIGEST_INVALID"
+            )
         );
         if !unseen || left == 0 || error.retry() != Retry::Never {
             return Err(error);
