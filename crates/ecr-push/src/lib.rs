@@ -11,9 +11,12 @@ pub mod error;
 pub mod events;
 pub mod http;
 pub mod image;
+pub mod known;
 pub mod push;
 pub mod registry;
 pub mod retry;
 pub mod source;
+#[cfg(unix)]
+pub mod store;
 
 pub use error::{Error, Result};
