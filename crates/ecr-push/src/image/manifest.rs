@@ -23,6 +23,16 @@ impl MediaType {
     pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
     /// Docker's gzip layer.
     pub const DOCKER_LAYER: &str = "application/vnd.docker.image.rootfs.diff.tar.gzip";
+    /// Docker's uncompressed layer.
+    pub const DOCKER_LAYER_TAR: &str = "application/vnd.docker.image.rootfs.diff.tar";
+    /// OCI's image config.
+    pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+    /// OCI's uncompressed layer.
+    pub const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+    /// OCI's gzip layer.
+    pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+    /// OCI's zstd layer.
+    pub const OCI_LAYER_ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
 
     /// All manifest types, as an `Accept` header: asked by tag, ECR converts to a type the caller accepts, so all are
     /// named (ecr-facts 2.5).
@@ -242,9 +252,10 @@ impl Config {
     }
 }
 
-/// Makes the manifest that `docker push` makes for an image of uncompressed layers: schema 2, three spaces deep
-/// (distribution, manifest v2 schema 2).
-pub fn docker_manifest(config: &Descriptor, layers: &[Descriptor]) -> Result<Manifest> {
+/// Makes a manifest for an image of these layers. Docker's kind, as `docker push` makes it (distribution, manifest v2 schema 2, three
+/// spaces deep), if all layers have Docker's media types. OCI's kind if one has not, and then throughout: the two names of a format
+/// are never mixed in one manifest.
+pub fn image_manifest(config: &Descriptor, layers: &[Descriptor]) -> Result<Manifest> {
     #[derive(Serialize)]
     #[serde(rename_all = "camelCase")]
     struct Blob<'a> {
@@ -256,22 +267,32 @@ pub fn docker_manifest(config: &Descriptor, layers: &[Descriptor]) -> Result<Man
     #[serde(rename_all = "camelCase")]
     struct Document<'a> {
         schema_version: u32,
-        media_type: &'a str,
-        config: Blob<'a>,
+        media_type: &'static str,
+        config: Blob<'static>,
         layers: Vec<Blob<'a>>,
     }
-    let blob = |d: &'_ Descriptor| -> Blob<'static> {
-        let media_type =
-            if d.media_type == MediaType::DOCKER_CONFIG { MediaType::DOCKER_CONFIG } else { MediaType::DOCKER_LAYER };
-        Blob { media_type, size: d.size, digest: d.digest }
+    let is_docker = |layer: &Descriptor| {
+        layer.media_type == MediaType::DOCKER_LAYER || layer.media_type == MediaType::DOCKER_LAYER_TAR
     };
+    let (manifest_type, config_type) = match layers.iter().all(is_docker) {
+        true => (MediaType::DOCKER_MANIFEST, MediaType::DOCKER_CONFIG),
+        false => (MediaType::OCI_MANIFEST, MediaType::OCI_CONFIG),
+    };
+    fn blob<'a>(layer: &'a Descriptor, manifest_type: &str) -> Blob<'a> {
+        let media_type = match layer.media_type.as_str() {
+            MediaType::DOCKER_LAYER if manifest_type == MediaType::OCI_MANIFEST => MediaType::OCI_LAYER_GZIP,
+            MediaType::DOCKER_LAYER_TAR if manifest_type == MediaType::OCI_MANIFEST => MediaType::OCI_LAYER,
+            own => own,
+        };
+        Blob { media_type, size: layer.size, digest: layer.digest }
+    }
     let document = Document {
         schema_version: 2,
-        media_type: MediaType::DOCKER_MANIFEST,
-        config: blob(config),
-        layers: layers.iter().map(blob).collect(),
+        media_type: manifest_type,
+        config: Blob { media_type: config_type, size: config.size, digest: config.digest },
+        layers: layers.iter().map(|layer| blob(layer, manifest_type)).collect(),
     };
-    Manifest::parse(to_json(&document)?, Some(MediaType::DOCKER_MANIFEST))
+    Manifest::parse(to_json(&document)?, Some(manifest_type))
 }
 
 /// Writes `index` again with only the entries for which `keep` holds. Everything else it says is kept; its bytes, and so
@@ -313,7 +334,7 @@ mod tests {
     fn the_manifest_we_make_is_docker_schema_2() {
         let config = descriptor(MediaType::DOCKER_CONFIG, "config");
         let layers = [descriptor(MediaType::DOCKER_LAYER, "layer")];
-        let manifest = docker_manifest(&config, &layers).unwrap();
+        let manifest = image_manifest(&config, &layers).unwrap();
         let expected = format!(
             "{{\n   \"schemaVersion\": 2,\n   \"mediaType\": \"{}\",\n   \"config\": {{\n      \"mediaType\": \"{}\",\n      \
              \"size\": 6,\n      \"digest\": \"{}\"\n   }},\n   \"layers\": [\n      {{\n         \"mediaType\": \"{}\",\n         \
@@ -326,6 +347,20 @@ mod tests {
         );
         assert_eq!(std::str::from_utf8(&manifest.bytes).unwrap(), expected);
         assert_eq!(manifest.config_digest(), Some(config.digest));
+    }
+
+    #[test]
+    fn one_layer_of_ocis_kind_makes_the_whole_manifest_so() {
+        let config = descriptor(MediaType::DOCKER_CONFIG, "config");
+        let layers = [MediaType::DOCKER_LAYER, MediaType::OCI_LAYER_ZSTD, MediaType::DOCKER_LAYER_TAR];
+        let layers = layers.map(|media_type| descriptor(media_type, media_type));
+        let manifest = image_manifest(&config, &layers).unwrap();
+        assert_eq!(manifest.media_type, MediaType::OCI_MANIFEST);
+        assert!(!std::str::from_utf8(&manifest.bytes).unwrap().contains("vnd.docker"));
+        let Kind::Image { config, layers } = manifest.kind else { panic!("an image") };
+        let types: Vec<_> = layers.iter().map(|layer| layer.media_type.as_str()).collect();
+        assert_eq!(types, [MediaType::OCI_LAYER_GZIP, MediaType::OCI_LAYER_ZSTD, MediaType::OCI_LAYER]);
+        assert_eq!(config.media_type, MediaType::OCI_CONFIG);
     }
 
     fn index(entries: &str) -> String {

@@ -1,0 +1,346 @@
+//! What this host remembers of the blobs it confirmed: one small file a layer, in a private folder.
+//!
+//! A file for each layer and not one for all, because then nothing is lost when several pushes write at once: each replaces one
+//! file as a whole, and of two that write the same one the later wins. A file that cannot be understood counts as none.
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Origin, Pair, codec_of};
+use crate::image::{Descriptor, DiffId, Digest};
+
+/// The form of the files. Others are not read.
+const VERSION: u32 = 1;
+
+/// No entry is larger.
+const LARGEST: u64 = 64 << 10;
+
+/// So many layers are remembered; the rest of a file system is not ours. At some 400 bytes, on blocks of 4 KiB, that is 80 MB at most.
+const MOST_ENTRIES: usize = 20_000;
+
+/// Of these many are left when there are too many.
+const LEFT_ENTRIES: usize = 15_000;
+
+/// Blobs of one layer: by other settings, by others.
+const MOST_BLOBS: usize = 8;
+
+/// Repositories in which a blob was seen.
+const MOST_PLACES: usize = 16;
+
+/// The cache of one user on one host.
+#[derive(Clone, Debug)]
+pub struct Cache {
+    directory: PathBuf,
+}
+
+/// A pair that the cache holds, and where its blob was confirmed: `HOST/REPOSITORY`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// The pair.
+    pub pair: Pair,
+    /// Where it was seen last comes first.
+    pub places: Vec<String>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct Entry {
+    version: u32,
+    diff_id: DiffId,
+    blobs: Vec<Blob>,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct Blob {
+    digest: Digest,
+    size: u64,
+    media_type: String,
+    own: bool,
+    places: Vec<String>,
+}
+
+#[derive(Deserialize, Serialize)]
+struct TagEntry {
+    version: u32,
+    reference: String,
+    manifest: Digest,
+}
+
+impl Cache {
+    /// The cache in `directory`, which is made if it is missing. Whoever can write there is believed, so a folder that others own
+    /// or may write to is not used.
+    ///
+    /// # Errors
+    /// If there can be no cache.
+    pub fn open(directory: &Path) -> io::Result<Self> {
+        let cache = Self { directory: directory.join("v1") };
+        for folder in [directory, &cache.directory, &cache.directory.join("tags")] {
+            make_private(folder)?;
+        }
+        Ok(cache)
+    }
+
+    /// The blobs that are said to hold the layer, those made here first.
+    pub fn find(&self, diff_id: &DiffId) -> Vec<Remembered> {
+        let Some(entry) = self.read::<Entry>(&self.path(diff_id)).filter(|entry| entry.diff_id == *diff_id) else {
+            return Vec::new();
+        };
+        if entry.version != VERSION {
+            return Vec::new();
+        }
+        let known = entry.blobs.into_iter().filter(|blob| blob.size > 0 && codec_of(&blob.media_type).is_some());
+        let mut found: Vec<Remembered> = known
+            .map(|blob| Remembered {
+                pair: Pair {
+                    diff_id: *diff_id,
+                    blob: Descriptor { media_type: blob.media_type, digest: blob.digest, size: blob.size },
+                    origin: Origin::Cache { own: blob.own },
+                },
+                places: blob.places,
+            })
+            .collect();
+        found.sort_by_key(|found| found.pair.origin != Origin::Cache { own: true });
+        found
+    }
+
+    /// Remembers that the blob of `pair` is in the repository `place`. A cache that cannot be written loses time, not images, so
+    /// nothing is answered.
+    pub fn remember(&self, pair: &Pair, own: bool, place: &str) {
+        let path = self.path(&pair.diff_id);
+        let known = self.read::<Entry>(&path).filter(|entry| entry.version == VERSION && entry.diff_id == pair.diff_id);
+        let mut blobs = known.map(|entry| entry.blobs).unwrap_or_default();
+        let at = blobs.iter().position(|blob| blob.digest == pair.blob.digest);
+        let old = at.map(|at| blobs.remove(at));
+        let mut places = vec![place.to_owned()];
+        places.extend(old.iter().flat_map(|old| &old.places).filter(|old| *old != place).cloned());
+        places.truncate(MOST_PLACES);
+        let own = own || old.as_ref().is_some_and(|old| old.own);
+        let blob =
+            Blob { digest: pair.blob.digest, size: pair.blob.size, media_type: pair.blob.media_type.clone(), own, places };
+        blobs.insert(0, blob);
+        blobs.truncate(MOST_BLOBS);
+        self.write(&path, &Entry { version: VERSION, diff_id: pair.diff_id, blobs });
+    }
+
+    /// The manifest that this host last put under `reference` (`HOST/REPOSITORY:TAG`).
+    pub fn tag(&self, reference: &str) -> Option<Digest> {
+        let entry = self.read::<TagEntry>(&self.tag_path(reference))?;
+        (entry.version == VERSION && entry.reference == reference).then_some(entry.manifest)
+    }
+
+    /// Remembers what was put under `reference`.
+    pub fn remember_tag(&self, reference: &str, manifest: Digest) {
+        let entry = TagEntry { version: VERSION, reference: reference.to_owned(), manifest };
+        self.write(&self.tag_path(reference), &entry);
+    }
+
+    /// Forgets what was not used for longest, if there is too much. For the end of a push.
+    pub fn prune(&self) {
+        for folder in [&self.directory, &self.directory.join("tags")] {
+            prune(folder, MOST_ENTRIES, LEFT_ENTRIES);
+        }
+    }
+
+    fn path(&self, diff_id: &DiffId) -> PathBuf {
+        self.directory.join(format!("{}.json", diff_id.0.hex()))
+    }
+
+    fn tag_path(&self, reference: &str) -> PathBuf {
+        self.directory.join("tags").join(format!("{}.json", Digest::of(reference.as_bytes()).hex()))
+    }
+
+    fn read<T: for<'a> Deserialize<'a>>(&self, path: &Path) -> Option<T> {
+        let mut bytes = Vec::new();
+        fs::File::open(path).ok()?.take(LARGEST).read_to_end(&mut bytes).ok()?;
+        serde_json::from_slice(&bytes).ok()
+    }
+
+    fn write(&self, path: &Path, entry: &impl Serialize) {
+        let replace = || -> io::Result<()> {
+            // Mode 0600, and a name of its own.
+            let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
+            file.write_all(&serde_json::to_vec(entry)?)?;
+            file.persist(path)?;
+            Ok(())
+        };
+        if let Err(error) = replace() {
+            tracing::debug!(%error, path = %path.display(), "the cache cannot be written");
+        }
+    }
+}
+
+fn make_private(folder: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(folder)?;
+    let metadata = fs::metadata(folder)?;
+    if !metadata.is_dir() {
+        return Err(io::Error::other(format!("{} is not a directory", folder.display())));
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        // Whoever owns a file that this process makes is this process's user.
+        let ours = tempfile::tempfile_in(folder)?.metadata()?.uid();
+        if metadata.uid() != ours {
+            return Err(io::Error::other(format!("{} belongs to another user", folder.display())));
+        }
+        if metadata.mode() & 0o022 != 0 {
+            return Err(io::Error::other(format!("others may write to {}", folder.display())));
+        }
+    }
+    Ok(())
+}
+
+fn prune(folder: &Path, most: usize, left: usize) {
+    let Ok(list) = fs::read_dir(folder) else { return };
+    let mut files: Vec<(SystemTime, PathBuf)> = list
+        .flatten()
+        .filter_map(|entry| {
+            let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
+            Some((metadata.modified().ok()?, entry.path()))
+        })
+        .collect();
+    if files.len() <= most {
+        return;
+    }
+    files.sort();
+    for (_, path) in &files[..files.len() - left] {
+        // A neighbour may have been faster.
+        let _ = fs::remove_file(path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::MediaType;
+
+    fn pair(layer: &str, blob: &str) -> Pair {
+        Pair {
+            diff_id: DiffId(Digest::of(layer.as_bytes())),
+            blob: Descriptor {
+                media_type: MediaType::DOCKER_LAYER.into(),
+                digest: Digest::of(blob.as_bytes()),
+                size: blob.len() as u64,
+            },
+            origin: Origin::Cache { own: false },
+        }
+    }
+
+    fn open() -> (tempfile::TempDir, Cache) {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::open(&folder.path().join("cache")).unwrap();
+        (folder, cache)
+    }
+
+    #[test]
+    fn what_was_confirmed_is_remembered_own_blobs_first() {
+        let (_folder, cache) = open();
+        let (theirs, ours) = (pair("a", "A"), pair("a", "AA"));
+        cache.remember(&theirs, false, "host/app");
+        cache.remember(&ours, true, "host/app");
+        cache.remember(&theirs, false, "host/other");
+        let found = cache.find(&theirs.diff_id);
+        assert_eq!(found.len(), 2);
+        assert_eq!((found[0].pair.blob.digest, &found[0].pair.origin), (ours.blob.digest, &Origin::Cache { own: true }));
+        assert_eq!(found[1].places, ["host/other", "host/app"]);
+        // Ours stays ours, whoever confirms it.
+        cache.remember(&ours, false, "host/app");
+        assert_eq!(cache.find(&ours.diff_id)[0].pair.origin, Origin::Cache { own: true });
+        assert!(cache.find(&pair("b", "B").diff_id).is_empty());
+    }
+
+    #[test]
+    fn tags_are_remembered() {
+        let (_folder, cache) = open();
+        cache.remember_tag("host/app:v1", Digest::of(b"m"));
+        assert_eq!(cache.tag("host/app:v1"), Some(Digest::of(b"m")));
+        assert_eq!(cache.tag("host/app:v2"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_understood_counts_as_nothing_and_is_replaced() {
+        let (_folder, cache) = open();
+        let good = pair("a", "A");
+        let path = cache.path(&good.diff_id);
+        let entry = |version: u32, diff_id: &DiffId, media_type: &str, size: u64| {
+            serde_json::json!({ "version": version, "diff_id": diff_id, "blobs": [
+                { "digest": good.blob.digest, "size": size, "media_type": media_type, "own": true, "places": [] } ] })
+            .to_string()
+        };
+        let gzip = MediaType::DOCKER_LAYER;
+        for text in [
+            String::new(),
+            "{".into(),
+            "[]".into(),
+            "\0\0\0".into(),
+            entry(2, &good.diff_id, gzip, 1),
+            entry(1, &pair("b", "B").diff_id, gzip, 1),
+            entry(1, &good.diff_id, "application/x-unknown", 1),
+            entry(1, &good.diff_id, gzip, 0),
+            " ".repeat(LARGEST as usize) + &entry(1, &good.diff_id, gzip, 1),
+        ] {
+            fs::write(&path, &text).unwrap();
+            assert!(cache.find(&good.diff_id).is_empty(), "{}", &text[..text.len().min(100)]);
+            cache.remember(&good, true, "host/app");
+            assert_eq!(cache.find(&good.diff_id).len(), 1);
+        }
+        assert_eq!(cache.find(&good.diff_id)[0].places, ["host/app"]);
+    }
+
+    #[test]
+    fn the_cache_is_bounded() {
+        let (_folder, cache) = open();
+        for number in 0..40 {
+            cache.remember(&pair("a", &"x".repeat(number + 1)), false, "host/app");
+            cache.remember(&pair("b", "B"), false, &format!("host/app{number}"));
+            cache.remember(&pair(&format!("layer {number}"), "B"), false, "host/app");
+        }
+        assert_eq!(cache.find(&pair("a", "").diff_id).len(), MOST_BLOBS);
+        assert_eq!(cache.find(&pair("b", "").diff_id)[0].places.len(), MOST_PLACES);
+        prune(&cache.directory, 30, 20);
+        assert_eq!(fs::read_dir(&cache.directory).unwrap().flatten().filter(|e| e.path().is_file()).count(), 20);
+    }
+
+    #[test]
+    fn parallel_runs_lose_nothing() {
+        let (_folder, cache) = open();
+        std::thread::scope(|scope| {
+            for run in 0..4 {
+                let cache = &cache;
+                scope.spawn(move || {
+                    for number in 0..50 {
+                        cache.remember(&pair(&format!("{run} {number}"), "B"), true, "host/app");
+                        cache.remember(&pair("shared", "B"), true, "host/app");
+                        // A reader never sees half a file.
+                        assert_eq!(cache.find(&pair("shared", "B").diff_id).len(), 1);
+                    }
+                });
+            }
+        });
+        let all = (0..4).flat_map(|run| (0..50).map(move |number| format!("{run} {number}")));
+        assert!(all.into_iter().all(|layer| cache.find(&pair(&layer, "B").diff_id).len() == 1));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn the_folder_is_private_and_one_that_others_may_write_to_is_not_used() {
+        use std::os::unix::fs::PermissionsExt;
+        let (folder, cache) = open();
+        cache.remember(&pair("a", "A"), true, "host/app");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&folder.path().join("cache")), 0o700);
+        assert_eq!(mode(&cache.path(&pair("a", "A").diff_id)), 0o600);
+        fs::set_permissions(folder.path().join("cache"), fs::Permissions::from_mode(0o777)).unwrap();
+        let error = Cache::open(&folder.path().join("cache")).unwrap_err();
+        assert!(error.to_string().contains("others may write"), "{error}");
+        fs::write(folder.path().join("file"), "").unwrap();
+        assert!(Cache::open(&folder.path().join("file")).is_err());
+    }
+}
