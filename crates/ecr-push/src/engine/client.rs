@@ -14,12 +14,12 @@ use futures_util::{StreamExt, stream};
 use http_body_util::{BodyExt, Limited};
 use serde::Deserialize;
 
-use super::endpoint::{self, Endpoint};
+use super::endpoint::{self, Address, Endpoint};
 use super::export::Export;
 use super::failure::{chain, failed, within};
 use super::name::{self, Name};
 use super::transport::Transport;
-use super::{EngineImage, EngineSettings};
+use super::{EngineImage, EngineSettings, LocalStore};
 use crate::error::{Error, Result, Side};
 use crate::image::{DiffId, Digest, Platform};
 
@@ -36,6 +36,7 @@ pub struct Engine {
     origin: String,
     description: String,
     containerd_store: bool,
+    local: Option<LocalStore>,
     limits: Limits,
 }
 
@@ -102,6 +103,11 @@ impl Engine {
     /// exported as they are stored.
     pub fn has_containerd_store(&self) -> bool {
         self.containerd_store
+    }
+
+    /// Where the engine keeps its images, if it is on this host. Nothing says that this process may read there.
+    pub fn local_store(&self) -> Option<&LocalStore> {
+        self.local.as_ref()
     }
 
     /// Resolves `name` (`name`, `name:tag`, `name@digest`, an ID or a short ID) to the image it means now.
@@ -207,8 +213,17 @@ impl Engine {
             }
         })?;
         let containerd_store = info.has_containerd_store();
+        // Only a unix socket is on this host for certain; a forwarded one leads to a folder that is missing or fails its checks.
+        let is_unix = matches!(transport.endpoint().address, Address::Unix(_));
+        let local = match (&info.docker_root_dir, &info.driver) {
+            (Some(root), Some(driver)) if is_unix && Path::new(root).is_absolute() && is_word(driver) => {
+                Some(LocalStore { root: root.into(), driver: driver.clone() })
+            }
+            _ => None,
+        };
         Ok(Self {
             docker,
+            local,
             description: format!("{} at {}", product(&version, &info), transport.endpoint().text),
             origin,
             containerd_store,
@@ -304,13 +319,19 @@ impl Engine {
     }
 }
 
-/// The two fields of `/info` that count. By hand, because bollard's type has closed enums (cgroup driver, isolation)
+/// True for a name that cannot lead out of a folder.
+fn is_word(name: &str) -> bool {
+    !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+/// The few fields of `/info` that count. By hand, because bollard's type has closed enums (cgroup driver, isolation)
 /// and so fails on an engine that is newer than it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Info {
     driver: Option<String>,
     driver_status: Option<Vec<Vec<String>>>,
+    docker_root_dir: Option<String>,
 }
 
 impl Info {

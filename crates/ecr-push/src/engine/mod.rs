@@ -51,6 +51,15 @@ pub struct EngineSettings {
     pub candidates: Option<Vec<PathBuf>>,
 }
 
+/// Where an engine on this host keeps its images.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalStore {
+    /// The engine's root folder, `/var/lib/docker` most often.
+    pub root: PathBuf,
+    /// The name of its storage driver or snapshotter.
+    pub driver: String,
+}
+
 /// An image as the engine knows it, resolved once: a neighbour may move the name afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EngineImage {

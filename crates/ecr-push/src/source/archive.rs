@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::layout::{deliver, preview_of};
 use super::select::{Blobs, Selected, Selection, same_name, select};
 use super::tar_index::{Entries, Mode, Sniffed, Stored, sniff, wrong_digest};
-use super::{Content, Contents, Image, LayerRef, LayerSink, Preview, Source, source_error};
+use super::{ConfigBlob, Content, Contents, Image, LayerRef, LayerSink, Preview, Source, StoredLayer, source_error};
 use crate::error::{Error, Result};
 use crate::image::{Config, DiffId, Digest, Kind};
 
@@ -124,7 +124,7 @@ impl Source for Archive {
                 if !all_needed {
                     sink.hold();
                 }
-                let entries = Entries::of_stream(reader, &name, self.mode, sink)?;
+                let entries = Entries::of_stream(reader, &name, self.mode, None, sink)?;
                 let found = find(&entries, &name, self.mode, self.reference.as_deref(), &self.selection)?;
                 let image = found.deliver(&entries, &name, sink)?;
                 if !all_needed {
@@ -137,7 +137,8 @@ impl Source for Archive {
 }
 
 impl Found {
-    fn deliver(self, entries: &Entries, name: &str, sink: &mut dyn LayerSink) -> Result<Image> {
+    /// Delivers what did not pass already.
+    pub(super) fn deliver(self, entries: &Entries, name: &str, sink: &mut dyn LayerSink) -> Result<Image> {
         match self {
             Self::Docker(image) => image.deliver(entries, name, sink),
             Self::Stored(selected) => deliver(&View { entries, name }, selected, sink),
@@ -339,6 +340,8 @@ impl DockerImage {
     fn preview(&self) -> Preview {
         Preview {
             config_digest: Some(Digest::of(&self.config)),
+            diff_ids: self.parsed.diff_ids.clone(),
+            platform: Some(self.parsed.platform.clone()),
             layers: Some(self.parsed.diff_ids.iter().collect::<HashSet<_>>().len()),
             contents: Contents { platforms: vec![self.parsed.platform.clone()], ..Contents::default() },
             ..Preview::default()
@@ -349,6 +352,7 @@ impl DockerImage {
     fn deliver(self, entries: &Entries, name: &str, sink: &mut dyn LayerSink) -> Result<Image> {
         let mut delivered: Vec<(DiffId, LayerRef)> = Vec::new();
         let mut layers = Vec::new();
+        let mut uncompressed = Vec::new();
         for (path, expected) in self.layers.iter().zip(&self.parsed.diff_ids) {
             if let Some((_, layer)) = delivered.iter().find(|(diff_id, _)| diff_id == expected) {
                 layers.push(*layer);
@@ -357,7 +361,15 @@ impl DockerImage {
             let stored = entries.get(path, name)?.ok_or_else(|| lacks(name, path))?;
             let (layer, actual) = match stored {
                 Stored::Passed { layer, diff_id, .. } => (*layer, *diff_id),
-                Stored::Content(content) => deliver_content(content, path, name, sink)?,
+                Stored::Content(content) if head_of(content, path, name)? == Sniffed::Compressed => {
+                    let mut reader = content.reader().map_err(|error| unreadable(path, name, error))?;
+                    let (digest, diff_id) = sink.blob(None, content.len(), &mut reader, true)?;
+                    (LayerRef::Blob(digest), diff_id)
+                }
+                Stored::Content(content) => {
+                    uncompressed.push(stored_layer(content, path, name, *expected));
+                    (LayerRef::Uncompressed(*expected), Some(*expected))
+                }
             };
             if actual != Some(*expected) {
                 let actual = actual.map_or_else(|| "unknown".to_owned(), |actual| actual.to_string());
@@ -370,25 +382,19 @@ impl DockerImage {
             delivered.push((*expected, layer));
             layers.push(layer);
         }
-        Ok(Image::Layers { config: self.config, layers, platform: self.parsed.platform })
+        sink.layers(uncompressed)?;
+        Ok(Image::Layers { config: ConfigBlob::Bytes(self.config), layers, platform: self.parsed.platform })
     }
 }
 
-fn deliver_content(
-    content: &Content,
-    path: &str,
-    name: &str,
-    sink: &mut dyn LayerSink,
-) -> Result<(LayerRef, Option<DiffId>)> {
-    let mut reader = content.reader().map_err(|error| {
-        source_error("read archive", format!("the entry {path:?} of {name} cannot be read: {error}")).with_source(error)
-    })?;
-    if head_of(content, path, name)? == Sniffed::Compressed {
-        let (digest, diff_id) = sink.blob(None, content.len(), &mut reader, true)?;
-        return Ok((LayerRef::Blob(digest), diff_id));
-    }
-    let diff_id = sink.layer(content.len(), &mut reader)?;
-    Ok((LayerRef::Uncompressed(diff_id), Some(diff_id)))
+fn stored_layer(content: &Content, path: &str, name: &str, diff_id: DiffId) -> StoredLayer {
+    let name = format!("the layer {path:?} of {name}");
+    let (size, content) = (content.len(), content.clone());
+    StoredLayer { diff_id, size, name, open: Box::new(move || Ok(Box::new(content.reader()?))) }
+}
+
+fn unreadable(path: &str, name: &str, error: io::Error) -> Error {
+    source_error("read archive", format!("the entry {path:?} of {name} cannot be read: {error}")).with_source(error)
 }
 
 fn lacks(name: &str, path: &str) -> Error {
@@ -443,7 +449,7 @@ impl Blobs for View<'_> {
 /// The config digest of a found image, to compare with what an engine promised.
 pub(super) fn config_digest(image: &Image) -> Option<Digest> {
     match image {
-        Image::Layers { config, .. } => Some(Digest::of(config)),
+        Image::Layers { config, .. } => Some(config.digest()),
         Image::Manifests { manifests, .. } => match manifests.last().map(|root| &root.kind) {
             Some(Kind::Image { config, .. }) => Some(config.digest),
             _ => None,

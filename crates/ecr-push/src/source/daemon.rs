@@ -1,16 +1,24 @@
-//! An image of a container engine, through its API.
+//! An image of a container engine: from the engine's own store if that is on this host and can be read, else through its API.
+//!
+//! What is read from a store is checked by its digest, like everything else, and nothing is ever written there. There is no lease on
+//! it either: an image may be removed meanwhile. So a store is a short cut that may end anywhere, and then the engine is asked.
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio_util::io::SyncIoBridge;
 
 use super::archive::{Archive, Input, config_digest, root_digest};
-use super::tar_index::Mode;
-use super::{Contents, Image, LayerSink, Preview, Selection, Source, source_error};
-use crate::engine::{Engine, EngineImage};
+use super::layout::{Directory, deliver, preview_of};
+use super::select::{Blobs, Selected, from_root};
+use super::tar_index::{Entries, Mode, Wanted};
+use super::{ConfigBlob, Contents, Image, LayerRef, LayerSink, OpenLayer, Preview, Selection, Source, StoredLayer, source_error};
+use crate::engine::{Engine, EngineImage, LocalStore};
 use crate::error::Result;
-use crate::image::Digest;
+use crate::image::{Config, Digest, Manifest};
+#[cfg(unix)]
+use crate::store::GraphStore;
 
 /// An image of a container engine. The name was resolved to an ID once; a neighbour who moves the tag changes nothing.
 pub struct DockerDaemon {
@@ -18,16 +26,95 @@ pub struct DockerDaemon {
     image: EngineImage,
     selection: Selection,
     runtime: Handle,
+    door: Door,
+    door_name: String,
+}
+
+/// Where the bytes come from.
+enum Door {
+    /// The layer store of a graph driver. The config is in hand already.
+    Graph { config: Bytes, layers: Vec<StoredLayer> },
+    /// The blobs of a containerd content store.
+    Content { directory: Directory, selected: Selected },
+    /// The engine's export.
+    Export,
 }
 
 impl DockerDaemon {
-    /// Resolves `name` on `engine`. Must be called within a tokio runtime, which the later export uses.
+    /// Resolves `name` on `engine`. Must be called within a tokio runtime, which the later export uses. Without `use_store` the engine
+    /// exports the image, wherever it is.
     ///
     /// # Errors
     /// If the engine has no such image, or cannot be asked.
-    pub async fn open(engine: Engine, name: &str, selection: Selection) -> Result<Self> {
+    pub async fn open(engine: Engine, name: &str, selection: Selection, use_store: bool) -> Result<Self> {
         let image = engine.inspect(name).await?;
-        Ok(Self { engine, image, selection, runtime: Handle::current() })
+        let store = engine.local_store().filter(|_| use_store).cloned();
+        let mut this = Self {
+            engine,
+            image,
+            selection,
+            runtime: Handle::current(),
+            door: Door::Export,
+            door_name: "the engine's export".to_owned(),
+        };
+        let Some(store) = store else { return Ok(this) };
+        let found = match tokio::runtime::Handle::current().runtime_flavor() {
+            tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(|| this.find_door(&store)),
+            _ => this.find_door(&store),
+        };
+        match found {
+            Ok((door, name)) => (this.door, this.door_name) = (door, name),
+            Err(why) => this.door_name = format!("the engine's export ({why})"),
+        }
+        Ok(this)
+    }
+
+    fn find_door(&self, store: &LocalStore) -> std::result::Result<(Door, String), String> {
+        if self.engine.has_containerd_store() { self.content_door(store) } else { self.graph_door(store) }
+    }
+
+    #[cfg(not(unix))]
+    fn graph_door(&self, store: &LocalStore) -> std::result::Result<(Door, String), String> {
+        Err(format!("the {} store is not read on this system", store.driver))
+    }
+
+    #[cfg(unix)]
+    fn graph_door(&self, store: &LocalStore) -> std::result::Result<(Door, String), String> {
+        let digest = self.image.config_digest.ok_or("the engine does not name the image's config")?;
+        let graph = GraphStore::open(&store.root, &store.driver).map_err(|error| error.to_string())?;
+        let config = graph.config(digest).map_err(|error| error.to_string())?;
+        let layers = graph.layers(&self.image.diff_ids).map_err(|error| error.to_string())?;
+        let mut seen = HashSet::new();
+        let stored = layers.into_iter().filter(|layer| seen.insert(layer.diff_id())).map(|layer| {
+            let (diff_id, size) = (layer.diff_id(), layer.size_hint());
+            let open: OpenLayer = Box::new(move || Ok(Box::new(layer.open()?)));
+            StoredLayer { diff_id, size, name: format!("the layer {diff_id} in the engine's store"), open }
+        });
+        let door = Door::Graph { config: config.into(), layers: stored.collect() };
+        Ok((door, format!("the {} store at {}", store.driver, store.root.display())))
+    }
+
+    /// The content store is where dockerd's own containerd has it, or where a system's containerd has it. Blobs are found by digest, so
+    /// a wrong place has none of them.
+    fn content_door(&self, store: &LocalStore) -> std::result::Result<(Door, String), String> {
+        let digest = self.image.root_digest.ok_or("the engine does not name the image's manifest")?;
+        let places = [store.root.join("containerd/daemon"), "/var/lib/containerd".into()];
+        let mut why = String::new();
+        for place in places {
+            let path = place.join("io.containerd.content.v1.content");
+            let name = format!("the containerd content store at {}", path.display());
+            let directory = Directory { path, name: name.clone() };
+            let opened = directory.document(&digest).and_then(|bytes| Manifest::parse(bytes, None)).and_then(|root| {
+                let platform = self.image.platform.clone();
+                from_root(&directory, root, platform, &self.selection)
+            });
+            match opened {
+                Ok(selected) => return Ok((Door::Content { directory, selected }, name)),
+                Err(error) if why.is_empty() => why = error.to_string(),
+                Err(_) => {}
+            }
+        }
+        Err(why)
     }
 
     /// What the engine says of the image.
@@ -39,42 +126,123 @@ impl DockerDaemon {
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
+
+    /// Where the layers come from, and if that is not the fast way, why.
+    pub fn door(&self) -> &str {
+        &self.door_name
+    }
 }
 
 impl Source for DockerDaemon {
     fn preview(&self) -> Preview {
+        if let Door::Content { selected, .. } = &self.door {
+            return preview_of(selected);
+        }
+        // The containerd store describes one platform's image, and exports all that it has.
+        let is_classic = !self.engine.has_containerd_store();
+        let diff_ids = if is_classic { self.image.diff_ids.clone() } else { Vec::new() };
         Preview {
             config_digest: self.image.config_digest,
             // With a selection another manifest than the engine's root may be pushed.
             root_digest: self.image.root_digest.filter(|_| self.selection.is_everything()),
             blobs: Vec::new(),
-            // The containerd store describes one platform's image, and exports all that it has.
-            layers: (!self.engine.has_containerd_store())
-                .then(|| self.image.diff_ids.iter().collect::<HashSet<_>>().len()),
+            layers: is_classic.then(|| diff_ids.iter().collect::<HashSet<_>>().len()),
+            diff_ids,
+            platform: self.image.platform.clone(),
             contents: Contents { platforms: self.image.platform.iter().cloned().collect(), ..Contents::default() },
         }
     }
 
-    fn read(self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Image> {
-        let preview = self.preview();
-        let export = self.runtime.block_on(self.engine.export(&self.image.id))?;
+    fn slower(&self) -> Option<Box<dyn Source>> {
+        if matches!(self.door, Door::Export) {
+            return None;
+        }
+        Some(Box::new(Self {
+            engine: self.engine.clone(),
+            image: self.image.clone(),
+            selection: self.selection.clone(),
+            runtime: self.runtime.clone(),
+            door: Door::Export,
+            door_name: "the engine's export".to_owned(),
+        }))
+    }
+
+    fn read(mut self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Image> {
+        match std::mem::replace(&mut self.door, Door::Export) {
+            Door::Graph { config, layers } => {
+                sink.layers(layers)?;
+                self.assembled(config)
+            }
+            Door::Content { directory, selected } => deliver(&directory, selected, sink),
+            Door::Export if self.engine.has_containerd_store() => self.read_stored(sink),
+            Door::Export => self.read_export(sink),
+        }
+    }
+}
+
+impl DockerDaemon {
+    /// The image of a classic store whose layers have all been delivered, or need not be.
+    fn assembled(&self, config: Bytes) -> Result<Image> {
+        let parsed = Config::parse(&config)?;
+        let layers = parsed.diff_ids.iter().map(|diff_id| LayerRef::Uncompressed(*diff_id)).collect();
+        Ok(Image::Layers { config: ConfigBlob::Bytes(config), layers, platform: parsed.platform })
+    }
+
+    /// Reads the export of a classic store, of which everything but the layers' bytes is known beforehand.
+    fn read_export(&self, sink: &mut dyn LayerSink) -> Result<Image> {
+        let Some(digest) = self.image.config_digest else { return self.read_stored(sink) };
+        let diff_ids = &self.image.diff_ids;
+        let needed = sink.needed(diff_ids);
+        if needed.is_empty()
+            && let Some(platform) = self.image.platform.clone()
+            && let Some(size) = sink.config_there(&digest)
+        {
+            let layers = diff_ids.iter().map(|diff_id| LayerRef::Uncompressed(*diff_id)).collect();
+            return Ok(Image::Layers { config: ConfigBlob::There { digest, size }, layers, platform });
+        }
+        let (name, export) = self.export()?;
+        let mut wanted = Wanted::new(diff_ids, needed, &digest);
+        let entries = Entries::of_stream(export, &name, Mode::Docker, Some(&mut wanted), sink)?;
+        if wanted.is_all()
+            && let Some(config) = wanted.config(&entries, &name)?.filter(|config| Digest::of(config) == digest)
+        {
+            return self.assembled(config);
+        }
+        let image = super::archive::find(&entries, &name, Mode::Docker, None, &self.selection)?;
+        self.checked(image.deliver(&entries, &name, sink)?)
+    }
+
+    /// Reads the export of a containerd store, whose manifests come with it.
+    fn read_stored(&self, sink: &mut dyn LayerSink) -> Result<Image> {
+        let (name, export) = self.export()?;
         let containerd = self.engine.has_containerd_store();
         let archive = Archive {
-            name: format!("the export of {} by {}", self.image.reference, self.engine.describe()),
+            name,
             mode: if containerd { Mode::Oci } else { Mode::Docker },
             reference: None,
             input: Input::Stream {
-                reader: Box::new(SyncIoBridge::new_with_handle(export, self.runtime.clone())),
+                reader: Box::new(export),
                 all_needed: !containerd || self.selection.is_everything(),
             },
-            selection: self.selection,
+            selection: self.selection.clone(),
         };
         let image = Box::new(archive).read(sink)?;
+        self.checked(image)
+    }
+
+    fn export(&self) -> Result<(String, SyncIoBridge<crate::engine::Export>)> {
+        let export = self.runtime.block_on(self.engine.export(&self.image.id))?;
+        let name = format!("the export of {} by {}", self.image.reference, self.engine.describe());
+        Ok((name, SyncIoBridge::new_with_handle(export, self.runtime.clone())))
+    }
+
+    /// The image, if it is the one that the engine was asked for.
+    fn checked(&self, image: Image) -> Result<Image> {
         let differs = |promised: Option<Digest>, exported: Option<Digest>| {
             promised.filter(|promised| exported != Some(*promised))
         };
-        let other = differs(self.image.config_digest, config_digest(&image))
-            .or_else(|| differs(preview.root_digest, root_digest(&image)));
+        let root = self.image.root_digest.filter(|_| self.selection.is_everything());
+        let other = differs(self.image.config_digest, config_digest(&image)).or_else(|| differs(root, root_digest(&image)));
         if let Some(promised) = other {
             return Err(source_error(
                 "export image",

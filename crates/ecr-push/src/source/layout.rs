@@ -56,6 +56,7 @@ pub(super) fn preview_of(selected: &Selected) -> Preview {
         blobs: selected.blobs.iter().map(|blob| blob.digest).collect(),
         layers: Some(selected.blobs.iter().filter(|blob| !is_config(selected, &blob.digest)).count()),
         contents: selected.contents.clone(),
+        ..Preview::default()
     }
 }
 
@@ -73,9 +74,10 @@ pub(super) fn deliver(blobs: &dyn Blobs, selected: Selected, sink: &mut dyn Laye
     Ok(Image::Manifests { manifests: selected.manifests, contents: selected.contents })
 }
 
-struct Directory {
-    path: PathBuf,
-    name: String,
+/// A directory with `blobs/sha256/` in it: a layout's, or a content store's.
+pub(super) struct Directory {
+    pub(super) path: PathBuf,
+    pub(super) name: String,
 }
 
 impl Directory {

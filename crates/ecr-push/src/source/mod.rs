@@ -3,6 +3,7 @@
 mod archive;
 mod daemon;
 mod layout;
+mod legacy_names;
 mod select;
 mod spec;
 mod tar_index;
@@ -30,6 +31,10 @@ pub struct Preview {
     pub root_digest: Option<Digest>,
     /// The blobs it consists of, where they are known by digest already.
     pub blobs: Vec<Digest>,
+    /// Its layers, base first, where the manifest will be made by us and they are known already.
+    pub diff_ids: Vec<DiffId>,
+    /// What it runs on, where `diff_ids` is known.
+    pub platform: Option<Platform>,
     /// How many different layers there are.
     pub layers: Option<usize>,
     /// What is in it, as far as that is known.
@@ -41,6 +46,11 @@ pub trait Source: Send {
     /// What is known before any layer is read.
     fn preview(&self) -> Preview;
 
+    /// The same image by a way that is slower and more certain, if this one is not the last.
+    fn slower(&self) -> Option<Box<dyn Source>> {
+        None
+    }
+
     /// Delivers every layer the image needs to `sink`, then says what the image is. Blocks; called on a thread of its own.
     ///
     /// # Errors
@@ -50,8 +60,18 @@ pub trait Source: Send {
 
 /// Takes layers from a source. The source calls it from one thread.
 pub trait LayerSink {
-    /// Takes an uncompressed layer tar of `size` bytes as it passes. Returns its diff id.
-    fn layer(&mut self, size: u64, content: &mut dyn Read) -> Result<DiffId>;
+    /// Takes an uncompressed layer tar of `size` bytes as it passes. Returns its diff id. One that is said to be `promised` is only
+    /// passed over if it is not needed, and must be that layer otherwise.
+    fn layer(&mut self, size: u64, promised: Option<DiffId>, content: &mut dyn Read) -> Result<DiffId>;
+
+    /// Takes uncompressed layers that can be read at any time, on several threads. Those that are not needed are not read.
+    fn layers(&mut self, layers: Vec<StoredLayer>) -> Result<()>;
+
+    /// Those of `layers` that have to be delivered, each once. Waits until that is known.
+    fn needed(&mut self, layers: &[DiffId]) -> Vec<DiffId>;
+
+    /// The size of the config `digest` if the registry has it, so that it need not be delivered.
+    fn config_there(&mut self, digest: &Digest) -> Option<u64>;
 
     /// Takes a blob that goes up unchanged, as it passes. Fails if it does not have `digest`, where that is known.
     /// Returns its digest, and its diff id if `want_diff_id` (it is unpacked for that).
@@ -73,6 +93,21 @@ pub trait LayerSink {
     fn release(&mut self, image: &Image, needed: &dyn Fn(&Held) -> bool) -> Result<()>;
 }
 
+/// An uncompressed layer that can be read at any time, by any thread.
+pub struct StoredLayer {
+    /// What it must be.
+    pub diff_id: DiffId,
+    /// About how many bytes it has: large ones are read first.
+    pub size: u64,
+    /// What messages call it.
+    pub name: String,
+    /// Opens it.
+    pub open: OpenLayer,
+}
+
+/// Opens a layer at its first byte.
+pub type OpenLayer = Box<dyn Fn() -> io::Result<Box<dyn Read + Send>> + Send + Sync>;
+
 /// A layer in the hands of a holding sink.
 #[derive(Clone, Copy, Debug)]
 pub struct Held {
@@ -87,8 +122,8 @@ pub struct Held {
 pub enum Image {
     /// An image of layers; the manifest is ours to make.
     Layers {
-        /// The config, byte for byte.
-        config: Bytes,
+        /// The config.
+        config: ConfigBlob,
         /// Its layers, base first.
         layers: Vec<LayerRef>,
         /// What it runs on.
@@ -102,6 +137,30 @@ pub enum Image {
         /// What is in it, for people.
         contents: Contents,
     },
+}
+
+/// An image's config.
+#[derive(Clone, Debug)]
+pub enum ConfigBlob {
+    /// Byte for byte.
+    Bytes(Bytes),
+    /// It was not read, because the registry has it.
+    There {
+        /// Its digest.
+        digest: Digest,
+        /// How many bytes it has.
+        size: u64,
+    },
+}
+
+impl ConfigBlob {
+    /// Its digest.
+    pub fn digest(&self) -> Digest {
+        match self {
+            Self::Bytes(bytes) => Digest::of(bytes),
+            Self::There { digest, .. } => *digest,
+        }
+    }
 }
 
 /// Names a delivered layer.

@@ -3,13 +3,14 @@
 //! Nothing is ever unpacked to disk under a name from the archive, so a path cannot lead anywhere; names that try are
 //! refused all the same, since no engine writes them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, BufReader, Read};
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::legacy_names::LegacyNames;
 use super::{Content, DOCUMENT_LIMIT, LayerRef, LayerSink, source_error};
 use crate::error::{Error, Result};
 use crate::image::{DiffId, Digest};
@@ -88,8 +89,14 @@ impl Entries {
         Ok(entries)
     }
 
-    /// Reads a tar stream to its end. Documents are kept, layers go to `sink` as they pass.
-    pub(super) fn of_stream(stream: impl Read, name: &str, mode: Mode, sink: &mut dyn LayerSink) -> Result<Self> {
+    /// Reads a tar stream to its end, or until `wanted` has come. Documents are kept, layers go to `sink` as they pass.
+    pub(super) fn of_stream(
+        stream: impl Read,
+        name: &str,
+        mode: Mode,
+        mut wanted: Option<&mut Wanted>,
+        sink: &mut dyn LayerSink,
+    ) -> Result<Self> {
         let leash = Leash::default();
         let reader = BufReader::with_capacity(256 * 1024, stream);
         let mut archive = tar::Archive::new(Leashed { inner: reader, leash: leash.clone() });
@@ -108,7 +115,8 @@ impl Entries {
                 continue;
             };
             let mut content = Exact { inner: &mut entry, left: size, failure: None };
-            let result = take(&path, size, &mut content, mode, sink);
+            let promised = wanted.as_deref().and_then(|wanted| entries.promised(&path, wanted));
+            let result = take(&path, size, promised, &mut content, mode, sink);
             if let Some(failure) = content.failure {
                 return Err(if failure.kind() == io::ErrorKind::UnexpectedEof {
                     truncated(name, &path).with_source(failure)
@@ -130,12 +138,25 @@ impl Entries {
                     format!("{name} has over 64 MiB of documents; it is no image archive"),
                 ));
             }
+            let is_all = wanted.as_deref_mut().is_some_and(|wanted| wanted.note(&path, &stored));
             entries.files.insert(path, stored);
+            if is_all {
+                return Ok(entries);
+            }
         }
         leash.content();
         // The last bytes of the stream must be read, or a broken end stays unseen.
         io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|error| unreadable(name, error))?;
         Ok(entries)
+    }
+
+    /// The layer at `path`, if the documents before it prove which one it is.
+    fn promised(&self, path: &str, wanted: &Wanted) -> Option<DiffId> {
+        let folder = path.strip_suffix("/layer.tar")?;
+        match self.files.get(&format!("{folder}/json"))? {
+            Stored::Content(Content::Memory(json)) => wanted.names.layer(folder, json),
+            _ => None,
+        }
     }
 
     /// Notes links; returns the path of a regular file.
@@ -213,8 +234,52 @@ impl Entries {
     }
 }
 
+/// What somebody wants of a stream who knows the image already: then its end need not be waited for.
+pub(super) struct Wanted {
+    layers: HashSet<DiffId>,
+    /// Where the config can be: the archives of different engines differ.
+    config: [String; 2],
+    has_config: bool,
+    names: LegacyNames,
+}
+
+impl Wanted {
+    /// `needed`, of the layers `all`, and the config.
+    pub(super) fn new(all: &[DiffId], needed: Vec<DiffId>, config: &Digest) -> Self {
+        let config = [format!("{}.json", config.hex()), format!("blobs/sha256/{}", config.hex())];
+        Self { layers: needed.into_iter().collect(), config, has_config: false, names: LegacyNames::new(all) }
+    }
+
+    /// True if everything has come by now.
+    fn note(&mut self, path: &str, stored: &Stored) -> bool {
+        if let Stored::Passed { diff_id: Some(diff_id), .. } = stored {
+            self.layers.remove(diff_id);
+        }
+        self.has_config |= self.config.iter().any(|config| config == path);
+        self.is_all()
+    }
+
+    /// True if everything has come.
+    pub(super) fn is_all(&self) -> bool {
+        self.has_config && self.layers.is_empty()
+    }
+
+    /// The config's place among `entries`.
+    pub(super) fn config(&self, entries: &Entries, name: &str) -> Result<Option<Bytes>> {
+        let [first, second] = &self.config;
+        Ok(entries.document(first, name)?.or(entries.document(second, name)?))
+    }
+}
+
 /// Keeps or delivers one entry of a stream. `None` for entries that no image needs.
-fn take(path: &str, size: u64, content: &mut dyn Read, mode: Mode, sink: &mut dyn LayerSink) -> Result<Option<Stored>> {
+fn take(
+    path: &str,
+    size: u64,
+    promised: Option<DiffId>,
+    content: &mut dyn Read,
+    mode: Mode,
+    sink: &mut dyn LayerSink,
+) -> Result<Option<Stored>> {
     let mut head = vec![0; usize::try_from(size.min(512)).unwrap_or(512)];
     if content.read_exact(&mut head).is_err() {
         // The caller finds the reason in `content`.
@@ -236,7 +301,8 @@ fn take(path: &str, size: u64, content: &mut dyn Read, mode: Mode, sink: &mut dy
     }
     let (layer, diff_id) = match (mode, kind) {
         (Mode::Docker, Sniffed::Tar) => {
-            let diff_id = sink.layer(size, &mut whole)?;
+            let promised = promised.or(digest.map(DiffId)).or_else(|| named_by_diff_id(path));
+            let diff_id = sink.layer(size, promised, &mut whole)?;
             if digest.is_some_and(|digest| digest != diff_id.0) {
                 return Err(wrong_digest(path, diff_id.0));
             }
@@ -253,6 +319,11 @@ fn take(path: &str, size: u64, content: &mut dyn Read, mode: Mode, sink: &mut dy
         _ => return Ok(None),
     };
     Ok(Some(Stored::Passed { layer, diff_id, size }))
+}
+
+/// Podman names a layer by its diff id. Docker before version 25 has another 64 hex digits there, in a folder's name.
+fn named_by_diff_id(path: &str) -> Option<DiffId> {
+    path.strip_suffix(".tar").and_then(|hex| Digest::from_hex(hex).ok()).map(DiffId)
 }
 
 /// The sentence for a blob that is not what its name says.
