@@ -104,6 +104,8 @@ pub enum Event {
 pub enum BlobAction {
     /// The registry has it.
     Skipped,
+    /// The registry took it from another repository of its own.
+    Mounted,
     /// It was sent.
     Sent,
     /// It would be sent (`--dry-run`).

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use common::recorded;
 use ecr_push::aws::{IdentityToken, RoleSettings, WebIdentity};
+use ecr_push::compress::Compression;
 use ecr_push::events::{BlobAction, Event, Events};
 use ecr_push::image::{Digest, Tag};
-use ecr_push::push::{PushRequest, push, verify};
+use ecr_push::known::Reuse;
+use ecr_push::push::{PushRequest, ReuseSettings, push, verify};
 use ecr_push::source::{Attestations, Selection};
 use local_ecr::{Config, MissingRepository, Mutability, Policy, Sts};
 use stand::{APP, Stand, push_with_log};
@@ -190,8 +192,8 @@ async fn a_hundred_layers_are_asked_for_in_one_call() {
     let sizes: Vec<usize> = (0..150).map(|i| 100 + i).collect();
     let report = push_with_log(stand.request(&stand.layout("image", &sizes))).await.0.unwrap();
     assert_eq!(report.blobs.len(), 151);
-    // One to find the repository, two for 151 blobs.
-    assert_eq!(stand.asked("BatchCheckLayerAvailability").len(), 3);
+    // The first finds the repository too.
+    assert_eq!(stand.asked("BatchCheckLayerAvailability").len(), 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -241,7 +243,7 @@ async fn the_same_image_under_an_immutable_tag_is_success() {
     assert_eq!(push_with_log(two(&stand)).await.0.unwrap().digest, first.digest);
     // Compressed by others at another level: another manifest, the same config.
     let mut request = two(&stand);
-    request.level = ecr_push::compress::Level::new(9).unwrap();
+    request.compression = Some(Compression::GzipLevel(9));
     assert_eq!(push_with_log(request).await.0.unwrap().digest, first.digest, "the digest there is reported");
     // A layout is the same image only if its manifest is the same.
     let layout = stand.layout("image", &[500]);
@@ -254,8 +256,14 @@ async fn the_same_image_under_an_immutable_tag_is_success() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_digest_reported_is_that_of_the_first_tag() {
     let stand = immutable(Mutability::immutable()).await;
-    let level = |level| ecr_push::compress::Level::new(level).unwrap();
-    let packed = |tag: &str, strength| PushRequest { tags: tags(&[tag]), level: level(strength), ..two(&stand) };
+    // Otherwise the second one would take the layers of the first.
+    let reuse = |stand: &Stand| ReuseSettings { policy: Reuse::Off, ..two(stand).reuse };
+    let packed = |tag: &str, level| PushRequest {
+        tags: tags(&[tag]),
+        compression: Some(Compression::GzipLevel(level)),
+        reuse: reuse(&stand),
+        ..two(&stand)
+    };
     let nine = push_with_log(packed("nine", 9)).await.0.unwrap().digest;
     // A push recognises the image by the tags it is asked for, so this is another packing under another tag.
     let one = push_with_log(packed("one", 1)).await.0.unwrap().digest;
@@ -276,7 +284,7 @@ async fn an_image_that_lost_a_layer_is_mended() {
     let stand = Stand::bare(Config { storage: storage.clone(), ..Config::default() }).await;
     stand.server.create_repository(APP, Mutability::mutable()).unwrap();
     let mut request = two(&stand);
-    request.level = ecr_push::compress::Level::new(9).unwrap();
+    request.compression = Some(Compression::GzipLevel(9));
     let other = push_with_log(request).await.0.unwrap();
     let layer = other.blobs.iter().find(|blob| blob.diff_id.is_some()).unwrap().digest;
     let Stand { server, .. } = stand;

@@ -32,7 +32,7 @@ fn text(value: &Value) -> &str {
 /// Compares with `manifest.json` as the recording script read it.
 fn assert_docker(image: &Image, keeper: &Keeper, expected: &Value) {
     let Image::Layers { config, layers, .. } = image else { panic!("layers, not {image:?}") };
-    assert_eq!(Digest::of(config).to_string(), text(&expected["config"]));
+    assert_eq!(config.digest().to_string(), text(&expected["config"]));
     let diff_ids: Vec<String> = layers
         .iter()
         .map(|layer| match layer {

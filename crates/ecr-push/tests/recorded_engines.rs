@@ -10,7 +10,7 @@ use std::path::Path;
 use common::{Keeper, json, recorded};
 use ecr_push::Result;
 use ecr_push::engine::{Engine, EngineSettings};
-use ecr_push::image::{Digest, Manifest};
+use ecr_push::image::Manifest;
 use ecr_push::source::{DockerDaemon, Image, LayerRef, Preview, Selection, Source};
 
 /// Answers as the recorded `engine` did for the image `name`, until the test's process ends.
@@ -64,7 +64,7 @@ async fn pull(engine: &'static str, name: &'static str, selection: Selection) ->
     serve(&socket, engine, name);
     let settings = EngineSettings { host: Some(format!("unix://{}", socket.display())), ..EngineSettings::default() };
     let engine = Engine::connect(&settings).await?;
-    let source = Box::new(DockerDaemon::open(engine, &format!("{name}:1"), selection).await?);
+    let source = Box::new(DockerDaemon::open(engine, &format!("{name}:1"), selection, true).await?);
     let preview = source.preview();
     let read = tokio::task::spawn_blocking(move || {
         let mut keeper = Keeper::default();
@@ -81,8 +81,8 @@ async fn classic_stores_give_config_and_uncompressed_layers() {
             let expected = &json(&format!("{engine}/expected-{name}.json"))["docker"][0];
             let (preview, image, keeper) = pull(engine, name, Selection::default()).await.unwrap();
             let Image::Layers { config, layers, .. } = image else { panic!("{engine} {name}") };
-            assert_eq!(expected["config"], Digest::of(&config).to_string());
-            assert_eq!(preview.config_digest, Some(Digest::of(&config)), "known before the export: {engine} {name}");
+            assert_eq!(expected["config"], config.digest().to_string());
+            assert_eq!(preview.config_digest, Some(config.digest()), "known before the export: {engine} {name}");
             let diff_ids: Vec<String> = layers
                 .iter()
                 .map(|layer| match layer {

@@ -1,6 +1,6 @@
 //! Which layers are there: `BatchCheckLayerAvailability` (ecr-facts 2.4).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use aws_config::retry::RetryConfig;
 use aws_sdk_ecr::types::LayerAvailability as Availability;
@@ -18,8 +18,8 @@ const AT_ONCE: usize = 100;
 /// What the registry says about layers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LayerAvailability {
-    /// There: no upload is needed.
-    pub available: HashSet<Digest>,
+    /// There: no upload is needed. With its size, if the answer has it.
+    pub available: HashMap<Digest, Option<u64>>,
     /// Not there, or only in archived images: must be sent.
     pub unavailable: HashSet<Digest>,
     /// Named under `failures` or not at all: ask with a HEAD.
@@ -53,19 +53,24 @@ impl EcrApi {
                     continue;
                 };
                 match layer.layer_availability() {
-                    Some(Availability::Available) => found.available.insert(digest),
-                    Some(Availability::Unavailable | Availability::Archived) => found.unavailable.insert(digest),
-                    _ => continue,
-                };
+                    Some(Availability::Available) => {
+                        let size = layer.layer_size().and_then(|size| size.try_into().ok());
+                        found.available.insert(digest, size);
+                    }
+                    Some(Availability::Unavailable | Availability::Archived) => {
+                        found.unavailable.insert(digest);
+                    }
+                    _ => {}
+                }
             }
         }
         // Only what was asked counts, and what was not answered must be asked otherwise.
         let asked: HashSet<Digest> = digests.iter().copied().collect();
-        found.available.retain(|digest| asked.contains(digest));
+        found.available.retain(|digest, _| asked.contains(digest));
         found.unavailable.retain(|digest| asked.contains(digest));
         found.unknown = asked
             .into_iter()
-            .filter(|digest| !found.available.contains(digest) && !found.unavailable.contains(digest))
+            .filter(|digest| !found.available.contains_key(digest) && !found.unavailable.contains(digest))
             .collect();
         Ok(found)
     }

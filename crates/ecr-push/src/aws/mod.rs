@@ -9,6 +9,7 @@ mod denial;
 mod ecr;
 mod failure;
 mod hosts;
+mod images;
 mod layers;
 mod region;
 mod repository;

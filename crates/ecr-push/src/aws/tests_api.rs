@@ -201,7 +201,7 @@ async fn layers_are_asked_for_a_hundred_at_a_time_and_not_retried() {
         json(
             200,
             &format!(
-                r#"{{"layers":[{{"layerDigest":"{there}","layerAvailability":"AVAILABLE"}},
+                r#"{{"layers":[{{"layerDigest":"{there}","layerAvailability":"AVAILABLE","layerSize":7}},
                  {{"layerDigest":"{archived}","layerAvailability":"ARCHIVED"}}],
                 "failures":[{{"layerDigest":"{failed}","failureCode":"MissingLayerDigest","failureReason":"x"}}]}}"#
             ),
@@ -209,7 +209,7 @@ async fn layers_are_asked_for_a_hundred_at_a_time_and_not_retried() {
     })
     .await;
     let found = api(&server).await.layer_availability(None, &repository(), &digests).await.unwrap();
-    assert_eq!(found.available, [there].into());
+    assert_eq!(found.available, [(there, Some(7))].into());
     assert_eq!(found.unavailable, [archived].into());
     assert_eq!(found.unknown.len(), 148);
     let counts: Vec<usize> = server.seen().iter().map(|seen| seen.body.matches("sha256:").count()).collect();

@@ -1,7 +1,7 @@
 //! Where the image goes: an ECR repository with its API beside the registry, or any OCI repository.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -10,7 +10,7 @@ use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use tokio::sync::OnceCell;
 use url::{Host, Url};
 
-use super::plan::TagState;
+use super::plan::{Identity, TagState};
 use crate::aws::{
     self, AwsSettings, EcrApi, RegistryHost, RepositoryFacts, Target, denial_error, is_aws_host, registry_host,
     tag_is_immutable,
@@ -21,6 +21,9 @@ use crate::http::Http;
 use crate::image::{AccountId, Digest, Region, RepositoryName, Tag};
 use crate::registry::{Auth, BlobStatus, DockerConfig, FetchToken, FetchedToken, Repository};
 use crate::retry::RetryBudget;
+
+/// Digests asked for in one call (ecr-facts 2.4).
+const ASK_AT_ONCE: usize = 100;
 
 /// How many `HEAD` requests go on at a time where there is no call that asks for many blobs.
 const HEADS: usize = 16;
@@ -58,7 +61,12 @@ pub(super) struct Destination {
     events: Events,
     /// No way to ask for blobs is left: everything is sent.
     blind: Arc<AtomicBool>,
+    /// What was asked for in advance. Asked again after a broken upload, which looks past this.
+    asked: Arc<Mutex<HashMap<Digest, Presence>>>,
 }
+
+/// What the registry said of a blob: that it lacks it, or has it, and how large it is if it told.
+type Presence = Option<Option<u64>>;
 
 /// What only ECR has.
 pub(super) struct Ecr {
@@ -168,6 +176,7 @@ impl Destination {
             })),
             events: events.clone(),
             blind: Arc::default(),
+            asked: Arc::default(),
         })
     }
 
@@ -208,17 +217,48 @@ impl Destination {
             ecr: None,
             events: events.clone(),
             blind: Arc::default(),
+            asked: Arc::default(),
         })
     }
 
-    /// Sees to it that the repository is there, before anything is read: creates it if asked to.
+    /// The repository `name` of the same registry, with the same credentials.
+    pub(super) fn sibling(&self, name: &RepositoryName) -> Self {
+        let ecr = self.ecr.as_ref().map(|ecr| {
+            Arc::new(Ecr {
+                api: ecr.api.clone(),
+                account: ecr.account.clone(),
+                region: ecr.region.clone(),
+                name: name.clone(),
+                registry_id: ecr.registry_id.clone(),
+                no_batch: AtomicBool::new(false),
+                facts: OnceCell::new(),
+            })
+        });
+        let host = self.uri.split('/').next().unwrap_or_default();
+        Self {
+            repository: self.repository.sibling(name.as_str()),
+            uri: format!("{host}/{name}"),
+            ecr,
+            events: self.events.clone(),
+            blind: Arc::default(),
+            asked: Arc::default(),
+        }
+    }
+
+    /// Sees to it that the repository is there, before anything is read: creates it if asked to. The question is one for blobs, so
+    /// those of `probe` are known afterwards: all, if they are no more than fit into one call.
     ///
     /// # Errors
     /// If it is missing and may not or cannot be created.
-    pub(super) async fn ensure_repository(&self, probe: Digest, create: bool, dry_run: bool) -> Result<()> {
+    pub(super) async fn ensure_repository(&self, probe: &[Digest], create: bool, dry_run: bool) -> Result<()> {
         let Some(ecr) = &self.ecr else { return Ok(()) };
-        let error = match ecr.api.layer_availability(ecr.registry_id.as_ref(), &ecr.name, &[probe]).await {
-            Ok(_) => return Ok(()),
+        let probe = &probe[..probe.len().min(ASK_AT_ONCE)];
+        let error = match ecr.api.layer_availability(ecr.registry_id.as_ref(), &ecr.name, probe).await {
+            Ok(answer) => {
+                self.note(answer.available.into_iter().map(|(digest, size)| (digest, Some(size))));
+                self.note(answer.unavailable.into_iter().map(|digest| (digest, None)));
+                return Ok(());
+            }
             Err(error) if error.code() == Some("RepositoryNotFoundException") => error,
             Err(error) if is_lost(&error) => return Err(error),
             Err(error) => {
@@ -300,16 +340,40 @@ impl Destination {
             .with_source(error)
     }
 
-    /// Those of `digests` that the registry has.
-    pub(super) async fn present_of(&self, digests: &[Digest], retry: &RetryBudget) -> Result<HashSet<Digest>> {
-        let mut present = HashSet::new();
+    fn asked(&self) -> MutexGuard<'_, HashMap<Digest, Presence>> {
+        self.asked.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn note(&self, answers: impl Iterator<Item = (Digest, Presence)>) {
+        self.asked().extend(answers);
+    }
+
+    /// Those of `digests` that the registry has, with their sizes where it tells them. What was answered once is not asked again.
+    pub(super) async fn present_of(
+        &self,
+        digests: &[Digest],
+        retry: &RetryBudget,
+    ) -> Result<HashMap<Digest, Option<u64>>> {
+        let unasked: Vec<Digest> = {
+            let asked = self.asked();
+            digests.iter().filter(|digest| !asked.contains_key(digest)).copied().collect()
+        };
+        for some in unasked.chunks(ASK_AT_ONCE) {
+            self.ask(some, retry).await?;
+        }
+        let asked = self.asked();
+        Ok(digests.iter().filter_map(|digest| Some((*digest, (*asked.get(digest)?)?))).collect())
+    }
+
+    async fn ask(&self, digests: &[Digest], retry: &RetryBudget) -> Result<()> {
         let mut open: Vec<Digest> = digests.to_vec();
         if let Some(ecr) = &self.ecr
             && !ecr.no_batch.load(Ordering::Relaxed)
         {
             match ecr.api.layer_availability(ecr.registry_id.as_ref(), &ecr.name, digests).await {
                 Ok(answer) => {
-                    present.extend(answer.available);
+                    self.note(answer.available.into_iter().map(|(digest, size)| (digest, Some(size))));
+                    self.note(answer.unavailable.into_iter().map(|digest| (digest, None)));
                     open = answer.unknown.into_iter().collect();
                 }
                 Err(error) => {
@@ -324,22 +388,34 @@ impl Destination {
             }
         }
         let heads: Vec<_> = iter(open)
-            .map(|digest| async move { Result::Ok((digest, self.present(&digest, retry).await?)) })
+            .map(|digest| async move { Result::Ok((digest, self.head(&digest, retry).await?)) })
             .buffer_unordered(HEADS)
             .try_collect()
             .await?;
-        present.extend(heads.into_iter().filter(|(_, there)| *there).map(|(digest, _)| digest));
-        Ok(present)
+        self.note(heads.into_iter());
+        Ok(())
     }
 
-    /// True if the registry has the blob. False too if nobody lets us ask: it is sent then.
+    /// The size of a blob, if the registry has it and tells.
+    pub(super) async fn size_of(&self, digest: &Digest, retry: &RetryBudget) -> Option<u64> {
+        match self.present_of(&[*digest], retry).await.ok()?.get(digest)? {
+            Some(size) => Some(*size),
+            None => self.head(digest, retry).await.ok()??,
+        }
+    }
+
+    /// True if the registry has the blob now. False too if nobody lets us ask: it is sent then.
     pub(super) async fn present(&self, digest: &Digest, retry: &RetryBudget) -> Result<bool> {
+        Ok(self.head(digest, retry).await?.is_some())
+    }
+
+    async fn head(&self, digest: &Digest, retry: &RetryBudget) -> Result<Presence> {
         if self.blind.load(Ordering::Relaxed) {
-            return Ok(false);
+            return Ok(None);
         }
         match retry.run("check blob", || self.repository.blob(digest)).await.map_err(|error| self.explain(error))? {
-            BlobStatus::Present => Ok(true),
-            BlobStatus::Absent => Ok(false),
+            BlobStatus::Present(size) => Ok(Some(size)),
+            BlobStatus::Absent => Ok(None),
             BlobStatus::Unaskable => {
                 if !self.blind.swap(true, Ordering::Relaxed) {
                     let right = if self.ecr.is_some() { " (ecr:BatchCheckLayerAvailability)" } else { "" };
@@ -347,13 +423,19 @@ impl Destination {
                         "the registry does not let these credentials ask which layers it has{right}, so every layer is sent"
                     ));
                 }
-                Ok(false)
+                Ok(None)
             }
         }
     }
 
-    /// What the tags point at, and whether they may move. What may not be asked stays unknown.
-    pub(super) async fn tags(&self, tags: &[Tag], retry: &RetryBudget) -> Result<Vec<TagState>> {
+    /// The digests of the newest images, where that can be told from one short answer.
+    pub(super) async fn newest(&self, count: usize, limit: Duration) -> Result<Vec<Digest>> {
+        let Some(ecr) = &self.ecr else { return Ok(Vec::new()) };
+        ecr.api.newest_images(ecr.registry_id.as_ref(), &ecr.name, count, limit).await
+    }
+
+    /// What the tags point at, and whether those that do not point at the image `ours` may move. What may not be asked stays unknown.
+    pub(super) async fn tags(&self, tags: &[Tag], ours: &Identity, retry: &RetryBudget) -> Result<Vec<TagState>> {
         let mut states = Vec::new();
         for tag in tags {
             let found = match retry.run("read tag", || self.repository.manifest(tag.as_str())).await {
@@ -372,7 +454,8 @@ impl Destination {
                 }
                 Err(error) => return Err(self.explain(error)),
             };
-            let immutable = found.is_some() && self.is_immutable(tag).await;
+            let moves = found.as_ref().is_some_and(|found| !ours.is(found));
+            let immutable = moves && self.is_immutable(tag).await;
             states.push(TagState { tag: tag.clone(), found, immutable });
         }
         Ok(states)

@@ -5,23 +5,20 @@
 
 mod destination;
 mod intake;
+mod learn;
 mod local;
+mod memory;
+mod mounts;
 mod plan;
 mod publish;
 mod spool;
+mod transfer;
 mod uploads;
+mod verdicts;
 mod verify;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-use futures_util::FutureExt;
-use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
-use tokio_util::task::AbortOnDropHandle;
 
 pub use destination::DestinationSpec;
 pub use local::LocalImage;
@@ -29,21 +26,19 @@ pub use uploads::BlobReport;
 pub use verify::{Verified, verify};
 
 use crate::aws::AwsSettings;
-use crate::compress::{Compressor, Level};
+use crate::compress::{Codec, Compression};
 use crate::engine::{Engine, EngineSettings};
 use crate::error::{Error, Result, Side};
 use crate::events::{BlobAction, Event, Events};
 use crate::http::{Http, HttpSettings};
-use crate::image::{Descriptor, Digest, Entry, Kind, Manifest, MediaType, Tag, docker_manifest};
+use crate::image::{Descriptor, Digest, Entry, Kind, Manifest, RepositoryName, Tag};
+use crate::known::Reuse;
 use crate::registry::DockerConfig;
 use crate::retry::RetryBudget;
-use crate::source::{
-    Content, Contents, DockerDaemon, Image, LayerRef, Preview, Selection, Source, SourceSpec, open_file,
-};
+use crate::source::{Contents, DockerDaemon, Preview, Selection, Source, SourceSpec, open_file};
 use destination::Destination;
-use intake::{Blob, Intake};
+use memory::Memory;
 use plan::{Identity, TagState};
-use uploads::Uploads;
 
 /// Everything one push needs to know. Filled by the command line.
 #[derive(Clone, Debug)]
@@ -62,8 +57,10 @@ pub struct PushRequest {
     pub jobs: usize,
     /// Threads that compress.
     pub threads: usize,
-    /// The gzip level.
-    pub level: Level,
+    /// How layers are compressed that must be. None means the default, and that a blob of another codec may take its place.
+    pub compression: Option<Compression>,
+    /// What is taken for known.
+    pub reuse: ReuseSettings,
     /// Where compressed layers wait to be sent.
     pub temp_dir: PathBuf,
     /// How long the push may go on trying.
@@ -74,12 +71,27 @@ pub struct PushRequest {
     pub show_identity: bool,
     /// The container engine.
     pub engine: EngineSettings,
+    /// Read an engine's layers from its own store, where that is on this host and can be read.
+    pub use_engine_store: bool,
     /// CA files, proxy, `--connect-to`.
     pub http: HttpSettings,
     /// Credentials, region, endpoints.
     pub aws: AwsSettings,
     /// Where docker keeps its logins.
     pub docker_config: DockerConfig,
+}
+
+/// Which blobs may take the place of layers, and where they are looked for.
+#[derive(Clone, Debug, Default)]
+pub struct ReuseSettings {
+    /// Whose word is taken.
+    pub policy: Reuse,
+    /// Tags of the repository whose images are looked at besides the target's own and `latest`.
+    pub from: Vec<Tag>,
+    /// Repositories of the same registry that blobs are mounted from.
+    pub mount_from: Vec<RepositoryName>,
+    /// Where this host remembers what it pushed. None: it does not.
+    pub cache_dir: Option<PathBuf>,
 }
 
 /// What came of a push.
@@ -144,7 +156,8 @@ pub async fn push(request: PushRequest, events: Events) -> Result<PushReport> {
     let destination = Destination::open(&request.destination, &http, &request.aws, &request.docker_config, &events);
     let ((source, local), destination) = tokio::try_join!(source, destination)?;
 
-    let mut push = Push { request, events, retry, destination, spool, started };
+    let memory = Memory::open(request.reuse.cache_dir.as_deref(), request.reuse.policy, &destination.uri, &events);
+    let mut push = Push { request, events, retry, destination, memory, spool, started };
     match push.run(source).await {
         Ok(mut report) => {
             report.local = local.filter(|_| !report.dry_run);
@@ -166,9 +179,10 @@ async fn open_source(request: &PushRequest, events: &Events) -> Result<(Box<dyn 
         return Ok((source?, None));
     };
     let engine = Engine::connect(&request.engine).await?;
-    let source = DockerDaemon::open(engine, name, request.selection.clone()).await?;
+    let source = DockerDaemon::open(engine, name, request.selection.clone(), request.use_engine_store).await?;
     let image = source.image();
     events.notice(format!("source {} of {}, image {}", image.reference, source.engine().describe(), image.id));
+    events.emit(Event::Detail(format!("layers come from {}", source.door())));
     let local = LocalImage::new(source.engine().clone(), image.clone());
     Ok((Box::new(source), Some(local)))
 }
@@ -182,6 +196,7 @@ struct Push {
     events: Events,
     retry: RetryBudget,
     destination: Destination,
+    memory: Memory,
     spool: spool::Spool,
     started: Instant,
 }
@@ -194,18 +209,80 @@ impl Push {
             self.events.notice(format!("the credentials are those of {}", identity.arn));
         }
         let preview = source.preview();
-        let probe = preview.config_digest.or(preview.root_digest).unwrap_or_else(|| Digest::of(b""));
-        self.events.emit(Event::Phase(format!("checking {}", self.destination.uri)));
-        self.destination.ensure_repository(probe, self.request.create_repository, self.request.dry_run).await?;
-
         let tags = self.tags();
-        let states = self.destination.tags(&plan::order(&tags), &self.retry).await?;
-        let identity = Identity { root: preview.root_digest, config: preview.config_digest };
+        self.events.emit(Event::Phase(format!("checking {}", self.destination.uri)));
+        let states = self.look(&preview, &tags).await?;
+        let identity = self.identity(preview.root_digest, preview.config_digest);
         plan::refuse_moves(&identity, &states, &self.destination.uri)?;
         if let Some(report) = self.reuse(&identity, &preview, &states, &tags).await? {
             return Ok(report);
         }
-        self.transfer(source, preview, states, tags).await
+        // A way that is fast because it goes around the engine may end where the engine's own does not.
+        let slower = source.slower();
+        match (self.transfer(source, preview, &states, &tags).await, slower) {
+            (Err(error), Some(slower)) if error.side() == Side::Source => {
+                self.events.notice(format!("the engine is asked for the image instead: {error}"));
+                let preview = slower.preview();
+                self.transfer(slower, preview, &states, &tags).await
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// The questions that come before anything is read: is the repository there, what do the tags point at? No more than are needed.
+    async fn look(&self, preview: &Preview, tags: &[Tag]) -> Result<Vec<TagState>> {
+        let tags = plan::order(tags);
+        let known: Vec<Option<Digest>> = preview
+            .diff_ids
+            .iter()
+            .map(|layer| self.memory.find(layer).first().map(|remembered| remembered.pair.blob.digest))
+            .collect();
+        let has_pushed = preview.root_digest.is_some_and(|root| self.memory.has_pushed(&root));
+        let is_complete = match preview.blobs.is_empty() {
+            true => !known.is_empty() && known.iter().all(Option::is_some),
+            false => has_pushed,
+        };
+        let mut probe: Vec<Digest> = preview.config_digest.into_iter().chain(preview.blobs.iter().copied()).collect();
+        probe.extend(known.into_iter().flatten());
+        if probe.is_empty() {
+            probe.push(preview.root_digest.unwrap_or_else(|| Digest::of(b"")));
+        }
+        let (create, dry_run) = (self.request.create_repository, self.request.dry_run);
+        let ensure = || self.destination.ensure_repository(&probe, create, dry_run);
+        let identity = self.identity(preview.root_digest, preview.config_digest);
+        let read = || self.destination.tags(&tags, &identity, &self.retry);
+        if self.memory.has_put(&tags) {
+            // Most likely the same again: the tags say so, and that the repository is there.
+            let states = read().await?;
+            if plan::existing(&identity, self.codec(), &states).is_none() {
+                ensure().await?;
+            }
+            return Ok(states);
+        }
+        if is_complete {
+            ensure().await?;
+            let present = self.destination.present_of(&probe, &self.retry).await?;
+            if probe.iter().all(|digest| present.contains_key(digest)) {
+                // Nothing will be sent, so that no tag's state could spare anything. The registry refuses what must not move.
+                let unread = |tag| TagState { tag, found: None, immutable: false };
+                return Ok(tags.into_iter().map(unread).collect());
+            }
+            return read().await;
+        }
+        let (ensured, states) = tokio::join!(ensure(), read());
+        ensured?;
+        states
+    }
+
+    /// What makes an image in the registry the same as ours. A config alone does only where the word of others is taken for the
+    /// layers that go with it.
+    fn identity(&self, root: Option<Digest>, config: Option<Digest>) -> Identity {
+        Identity { root, config: config.filter(|_| self.request.reuse.policy == Reuse::Registry) }
+    }
+
+    /// The codec that the user asked for.
+    fn codec(&self) -> Option<Codec> {
+        self.request.compression.map(Compression::codec)
     }
 
     fn tags(&self) -> Vec<Tag> {
@@ -232,8 +309,15 @@ impl Push {
         states: &[TagState],
         tags: &[Tag],
     ) -> Result<Option<PushReport>> {
-        let Some(manifest) = plan::existing(identity, states) else { return Ok(None) };
-        let Some(blobs) = self.is_whole(manifest).await? else { return Ok(None) };
+        let by_digest = match plan::existing(identity, self.codec(), states) {
+            Some(_) => None,
+            None => self.by_digest(preview).await?,
+        };
+        let Some(manifest) = plan::existing(identity, self.codec(), states).or(by_digest.as_ref()) else { return Ok(None) };
+        // ECR keeps what an image needs as long as the image is there.
+        let is_own = self.destination.ecr.is_some() && self.memory.has_put(tags);
+        let blobs = if is_own { Some(manifest.blobs().cloned().collect()) } else { self.is_whole(manifest).await? };
+        let Some(blobs) = blobs else { return Ok(None) };
         let contents = contents_of(manifest).unwrap_or_else(|| preview.contents.clone());
         self.events.notice(format!("the registry has this image already, as {}", manifest.digest));
         let skipped = |blob: &Descriptor| BlobReport {
@@ -241,6 +325,7 @@ impl Push {
             diff_id: None,
             size: blob.size,
             action: BlobAction::Skipped,
+            reused_from: None,
         };
         let reports = blobs.iter().map(skipped).collect();
         let mut digest = manifest.digest;
@@ -253,13 +338,21 @@ impl Push {
         Ok(Some(report))
     }
 
+    /// The manifest that an engine with the containerd store names, if the repository has it under whatever tag: that spares an export.
+    async fn by_digest(&self, preview: &Preview) -> Result<Option<Manifest>> {
+        let Some(root) = preview.root_digest.filter(|_| preview.blobs.is_empty()) else { return Ok(None) };
+        let found = self.destination.repository.manifest(&root.to_string()).await;
+        // Who may not read pushes without.
+        Ok(found.ok().flatten().filter(|found| found.digest == root).and_then(|found| found.manifest))
+    }
+
     /// The blobs of an image or index that the registry has, if it has all of them: a manifest alone proves nothing where
     /// blobs can be deleted.
     async fn is_whole(&self, root: &Manifest) -> Result<Option<Vec<Descriptor>>> {
         let Some(blobs) = self.blobs_of(root).await? else { return Ok(None) };
         let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
         let present = self.destination.present_of(&digests, &self.retry).await?;
-        Ok(digests.iter().all(|digest| present.contains(digest)).then_some(blobs))
+        Ok(digests.iter().all(|digest| present.contains_key(digest)).then_some(blobs))
     }
 
     /// Puts manifests and tags. Answers the digest of the first tag given, which is "the" reference.
@@ -272,6 +365,9 @@ impl Push {
     ) -> Result<Option<Digest>> {
         let digests =
             publish::publish(&self.destination, manifests, identity, states, &self.retry, &self.events).await?;
+        for (tag, digest) in &digests {
+            self.memory.remember_tag(tag, *digest);
+        }
         let first =
             tags.first().and_then(|first| digests.iter().find(|(tag, _)| tag == first)).map(|(_, digest)| *digest);
         for (tag, digest) in digests.iter().filter(|(_, digest)| first.is_some_and(|first| first != *digest)) {
@@ -303,156 +399,6 @@ impl Push {
             }
         }
         Ok(Some(blobs))
-    }
-
-    async fn transfer(
-        &self,
-        source: Box<dyn Source>,
-        preview: Preview,
-        states: Vec<TagState>,
-        tags: Vec<Tag>,
-    ) -> Result<PushReport> {
-        let mut uploads = Uploads::new(
-            self.destination.clone(),
-            self.retry.clone(),
-            self.events.clone(),
-            self.request.jobs,
-            self.request.dry_run,
-        );
-        if let Some(count) = preview.layers {
-            self.events.emit(Event::Layers { count });
-        }
-        uploads.ask_ahead(&preview.blobs).await?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let (sender, receiver) = mpsc::unbounded_channel();
-        let slots = Arc::new(Semaphore::new(uploads.lanes() + 1));
-        let intake = self.intake(sender, Arc::clone(&stop), Arc::clone(&slots), &states)?;
-        self.events.emit(Event::Phase("waiting for the source".to_owned()));
-        let mut reading = tokio::task::spawn_blocking(move || {
-            let mut intake = intake;
-            let image = source.read(&mut intake)?;
-            // Dropping the sender tells the uploads that nothing more comes.
-            Ok::<_, Error>((image, std::mem::take(&mut intake.compressed)))
-        });
-        // Whoever drops the push ends its parts too.
-        let _guard = StopOnDrop(Arc::clone(&stop), Arc::clone(&slots));
-        let mut sending = AbortOnDropHandle::new(tokio::spawn(uploads.clone().run(receiver)));
-        let ((image, compressed), mut blobs) = tokio::select! {
-            read = &mut reading => match flatten(read) {
-                Ok(read) => (read, flatten(sending.await)?),
-                Err(error) => return Err(error),
-            },
-            sent = &mut sending => match flatten(sent) {
-                Ok(blobs) => (flatten(reading.await)?, blobs),
-                Err(error) => return Err(error),
-            },
-        };
-        let (manifests, contents, identity) = self.assemble(image, &compressed, &uploads, &mut blobs, &preview).await?;
-        let root = manifests.last().map(|root| root.digest).unwrap_or_else(|| Digest::of(b""));
-        plan::refuse_moves(&identity, &states, &self.destination.uri)?;
-        let mut report = self.report(root, &tags, contents, blobs);
-        // The image may be there under one of the tags, packed by another program: then it stays as it is.
-        let there = if identity.config.is_some() { plan::existing(&identity, &states) } else { None };
-        let there = match there {
-            Some(manifest) if self.is_whole(manifest).await?.is_some() => Some(manifest),
-            _ => None,
-        };
-        let manifests = there.map_or(manifests.as_slice(), std::slice::from_ref);
-        report.digest = manifests.last().map_or(report.digest, |root| root.digest);
-        if self.request.dry_run {
-            return Ok(report);
-        }
-        self.events.emit(Event::Phase("publishing".to_owned()));
-        report.digest = self.publish(manifests, &identity, &states, &tags).await?.unwrap_or(report.digest);
-        report.elapsed = self.started.elapsed();
-        report.retries = self.retry.retries();
-        Ok(report)
-    }
-
-    fn intake(
-        &self,
-        uploads: mpsc::UnboundedSender<Blob>,
-        stop: Arc<AtomicBool>,
-        slots: Arc<Semaphore>,
-        states: &[TagState],
-    ) -> Result<Intake> {
-        let (states, repository) = (states.to_vec(), self.destination.uri.clone());
-        Ok(Intake {
-            compressor: Compressor::new(self.request.threads, self.request.level)?,
-            spool: self.spool.clone(),
-            runtime: Handle::current(),
-            slots,
-            uploads,
-            stop,
-            events: self.events.clone(),
-            gate: Box::new(move |image| {
-                let refused = plan::refuse_moves(&identity_of(image), &states, &repository);
-                async move { refused }.boxed()
-            }),
-            compressed: HashMap::new(),
-            sizes: HashMap::new(),
-            holding: None,
-            count: 0,
-        })
-    }
-
-    /// The manifests that go up, after everything else they need was sent.
-    async fn assemble(
-        &self,
-        image: Image,
-        compressed: &HashMap<crate::image::DiffId, Descriptor>,
-        uploads: &Uploads,
-        blobs: &mut Vec<BlobReport>,
-        preview: &Preview,
-    ) -> Result<(Vec<Manifest>, Contents, Identity)> {
-        let identity = identity_of(&image);
-        let (config, layers, platform) = match image {
-            Image::Manifests { manifests, contents } => {
-                self.confirm(manifests.iter().flat_map(Manifest::blobs), blobs)?;
-                return Ok((manifests, contents, identity));
-            }
-            Image::Layers { config, layers, platform } => (config, layers, platform),
-        };
-        let digest = Digest::of(&config);
-        if preview.config_digest.is_some_and(|promised| promised != digest) {
-            return Err(Error::new(Side::Source, "check config", "the source changed while it was read")
-                .with_hint("push again"));
-        }
-        let descriptor =
-            Descriptor { media_type: MediaType::DOCKER_CONFIG.to_owned(), digest, size: config.len() as u64 };
-        let content = Content::Memory(config);
-        blobs.push(uploads.one(Blob { digest, content, diff_id: None, _held: None, _slot: None }).await?);
-        let lost =
-            || Error::new(Side::Local, "make manifest", "a layer that was read is not among those that were sent");
-        let layers = layers.iter().map(|layer| match layer {
-            LayerRef::Uncompressed(diff_id) => compressed.get(diff_id).cloned().ok_or_else(lost),
-            LayerRef::Blob(digest) => {
-                let report = blobs.iter().find(|blob| blob.digest == *digest).ok_or_else(lost)?;
-                Ok(Descriptor { media_type: MediaType::DOCKER_LAYER.to_owned(), digest: *digest, size: report.size })
-            }
-        });
-        let layers = layers.collect::<Result<Vec<_>>>()?;
-        let manifest = docker_manifest(&descriptor, &layers)?;
-        self.confirm(manifest.blobs(), blobs)?;
-        let identity = Identity { root: Some(manifest.digest), config: Some(digest) };
-        Ok((vec![manifest], Contents { platforms: vec![platform], ..Contents::default() }, identity))
-    }
-
-    /// Nothing is published before every blob it names was confirmed.
-    fn confirm<'a>(&self, needed: impl Iterator<Item = &'a Descriptor>, blobs: &[BlobReport]) -> Result<()> {
-        for blob in needed {
-            if !blobs.iter().any(|report| report.digest == blob.digest && report.size == blob.size) {
-                return Err(Error::new(
-                    Side::Source,
-                    "confirm blobs",
-                    format!(
-                        "the manifest names {} with {} bytes, which the source did not deliver",
-                        blob.digest, blob.size
-                    ),
-                ));
-            }
-        }
-        Ok(())
     }
 
     fn report(&self, digest: Digest, tags: &[Tag], contents: Contents, blobs: Vec<BlobReport>) -> PushReport {
@@ -488,25 +434,4 @@ fn contents_of(root: &Manifest) -> Option<Contents> {
     let (attestations, images): (Vec<&Entry>, Vec<&Entry>) = entries.iter().partition(|entry| entry.is_attestation);
     let platforms = images.iter().filter_map(|entry| entry.platform.clone()).collect();
     Some(Contents { is_index: true, platforms, attestations: attestations.len(), digest_changed: false })
-}
-
-fn identity_of(image: &Image) -> Identity {
-    match image {
-        Image::Layers { config, .. } => Identity { root: None, config: Some(Digest::of(config)) },
-        Image::Manifests { manifests, .. } => Identity { root: manifests.last().map(|root| root.digest), config: None },
-    }
-}
-
-/// Ends the reading thread: it may be in the middle of a layer, or wait for a place in the spool that nobody will free.
-struct StopOnDrop(Arc<AtomicBool>, Arc<Semaphore>);
-
-impl Drop for StopOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-        self.1.close();
-    }
-}
-
-fn flatten<T>(result: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
-    result.map_err(|error| Error::new(Side::Local, "push", "a part of the push ended early").with_source(error))?
 }

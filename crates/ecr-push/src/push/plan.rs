@@ -1,8 +1,11 @@
 //! What is to be done, decided by pure functions: from what the image is and what the registry has.
 
 use crate::error::{Error, Result, Side};
-use crate::image::{Digest, Manifest, Tag};
+use crate::compress::Codec;
+use crate::image::{Digest, Kind, Manifest, Tag};
+use crate::known::{Reuse, codec_of};
 use crate::registry::Found;
+use crate::source::Image;
 
 /// What identifies the image that is to be pushed, as far as it is known.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,6 +29,16 @@ impl Identity {
 
     fn is_known(&self) -> bool {
         self.root.is_some() || self.config.is_some()
+    }
+}
+
+/// What identifies an image that was read. A config does only where `reuse` takes the word of others for the layers that go with it.
+pub(super) fn identity_of(image: &Image, reuse: Reuse) -> Identity {
+    match image {
+        Image::Layers { config, .. } => {
+            Identity { root: None, config: Some(config.digest()).filter(|_| reuse == Reuse::Registry) }
+        }
+        Image::Manifests { manifests, .. } => Identity { root: manifests.last().map(|root| root.digest), config: None },
     }
 }
 
@@ -73,13 +86,21 @@ pub(super) fn moved(tag: &Tag, found: &Found, identity: &Identity, repository: &
     .with_hint("push under a new tag, or allow this tag to move in the repository's tag mutability settings")
 }
 
-/// The manifest in the registry that already is the image, if one of the tags has it.
-pub(super) fn existing<'a>(identity: &Identity, states: &'a [TagState]) -> Option<&'a Manifest> {
-    states
-        .iter()
-        .filter_map(|state| state.found.as_ref())
-        .filter(|found| identity.is(found))
-        .find_map(|f| f.manifest.as_ref())
+/// The manifest in the registry that already is the image, if one of the tags has it. With a `codec` that the user asked for, one that is
+/// another packing of the image counts only if all its layers have that.
+pub(super) fn existing<'a>(
+    identity: &Identity,
+    codec: Option<Codec>,
+    states: &'a [TagState],
+) -> Option<&'a Manifest> {
+    let is_packed = |found: &Found| match (codec, found.manifest.as_ref().map(|manifest| &manifest.kind)) {
+        (Some(codec), Some(Kind::Image { layers, .. })) => {
+            identity.root == Some(found.digest) || layers.iter().all(|layer| codec_of(&layer.media_type) == Some(codec))
+        }
+        _ => true,
+    };
+    let found = states.iter().filter_map(|state| state.found.as_ref());
+    found.filter(|found| identity.is(found) && is_packed(found)).find_map(|found| found.manifest.as_ref())
 }
 
 /// The tags in the order in which they are put: as given, `latest` last, each once.
@@ -97,7 +118,7 @@ pub(super) fn order(tags: &[Tag]) -> Vec<Tag> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Descriptor, MediaType, docker_manifest};
+    use crate::image::{Descriptor, MediaType, image_manifest};
 
     fn tag(text: &str) -> Tag {
         text.parse().unwrap()
@@ -106,7 +127,7 @@ mod tests {
     fn found(config: &str) -> Found {
         let config =
             Descriptor { media_type: MediaType::DOCKER_CONFIG.into(), digest: Digest::of(config.as_bytes()), size: 1 };
-        let manifest = docker_manifest(&config, &[]).unwrap();
+        let manifest = image_manifest(&config, &[]).unwrap();
         Found { digest: manifest.digest, manifest: Some(manifest) }
     }
 
@@ -125,7 +146,7 @@ mod tests {
         let there = found("a");
         let ours = Identity { root: None, config: Some(Digest::of(b"a")) };
         assert!(ours.is(&there));
-        assert!(existing(&ours, &[state(Some(there.clone()), false)]).is_some());
+        assert!(existing(&ours, None, &[state(Some(there.clone()), false)]).is_some());
         let other = Identity { root: Some(Digest::of(b"x")), config: None };
         assert!(!other.is(&there));
         assert!(Identity { root: Some(there.digest), config: None }.is(&there));

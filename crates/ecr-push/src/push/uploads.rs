@@ -1,6 +1,6 @@
 //! The sending half of a transfer: asks what the registry lacks, and sends it, several blobs at a time.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -9,9 +9,13 @@ use tokio::task::JoinSet;
 
 use super::destination::Destination;
 use super::intake::Blob;
+use super::memory::Memory;
+use super::mounts::Mounts;
+use super::verdicts::Verdicts;
 use crate::error::{Error, Result, Retry, Side};
 use crate::events::{BlobAction, Event, Events};
-use crate::image::{DiffId, Digest};
+use crate::image::{Descriptor, DiffId, Digest};
+use crate::known::{Origin, Pair};
 use crate::registry::{Progress, START_UPLOAD};
 use crate::retry::RetryBudget;
 
@@ -39,6 +43,8 @@ pub struct BlobReport {
     pub size: u64,
     /// What was done.
     pub action: BlobAction,
+    /// Whose word was taken that this blob holds the layer, where it was neither made nor read.
+    pub reused_from: Option<Origin>,
 }
 
 /// Sends blobs to one destination.
@@ -48,8 +54,9 @@ pub(super) struct Uploads {
     retry: RetryBudget,
     events: Events,
     dry_run: bool,
-    /// What was asked for before anything was read.
-    known: Arc<HashMap<Digest, bool>>,
+    mounts: Mounts,
+    memory: Memory,
+    verdicts: Verdicts,
     small: Arc<Lanes>,
     large: Arc<Lanes>,
 }
@@ -84,26 +91,18 @@ impl Uploads {
         events: Events,
         jobs: usize,
         dry_run: bool,
+        mounts: Mounts,
+        memory: Memory,
+        verdicts: Verdicts,
     ) -> Self {
         let jobs = jobs.max(1);
         let (small, large) = (Lanes::new(jobs * SMALL_FOR_LARGE), Lanes::new(jobs));
-        Self { destination, retry, events, dry_run, known: Arc::default(), small, large }
+        Self { destination, retry, events, dry_run, mounts, memory, verdicts, small, large }
     }
 
     /// How many uploads, large and small, may go on at a time.
     pub(super) fn lanes(&self) -> usize {
         self.small.open.load(Ordering::Relaxed) + self.large.open.load(Ordering::Relaxed)
-    }
-
-    /// Asks for blobs whose digests are known beforehand, a hundred in a call.
-    pub(super) async fn ask_ahead(&mut self, digests: &[Digest]) -> Result<()> {
-        let mut known = HashMap::new();
-        for some in digests.chunks(ASK_AT_ONCE) {
-            let present = self.destination.present_of(some, &self.retry).await?;
-            known.extend(some.iter().map(|digest| (*digest, present.contains(digest))));
-        }
-        self.known = Arc::new(known);
-        Ok(())
     }
 
     /// Takes blobs until the other end of `blobs` is dropped and all are done.
@@ -145,7 +144,7 @@ impl Uploads {
 
     /// Sends one blob outside of the stream, if the registry lacks it.
     pub(super) async fn one(&self, blob: Blob) -> Result<BlobReport> {
-        if self.destination.present_of(&[blob.digest], &self.retry).await?.contains(&blob.digest) {
+        if self.destination.present_of(&[blob.digest], &self.retry).await?.contains_key(&blob.digest) {
             return Ok(self.finish(&blob, BlobAction::Skipped));
         }
         if self.dry_run {
@@ -154,23 +153,41 @@ impl Uploads {
         self.send(blob).await
     }
 
-    async fn ask(&self, batch: Vec<Blob>) -> Result<Done> {
-        let unknown: Vec<Digest> =
-            batch.iter().map(|blob| blob.digest).filter(|d| !self.known.contains_key(d)).collect();
-        let present = if unknown.is_empty() {
-            HashSet::new()
-        } else {
-            self.destination.present_of(&unknown, &self.retry).await?
-        };
-        let there = |digest: Digest| self.known.get(&digest).copied().unwrap_or_else(|| present.contains(&digest));
-        let answer = |blob: Blob| (there(blob.digest), blob);
-        Ok(Done::Asked(batch.into_iter().map(answer).collect()))
+    async fn ask(&self, mut batch: Vec<Blob>) -> Result<Done> {
+        let mut needed = Vec::new();
+        for blob in batch.drain(..) {
+            if self.is_needed(&blob).await {
+                needed.push(blob);
+            }
+        }
+        let batch = needed;
+        let digests: Vec<Digest> = batch.iter().map(|blob| blob.digest).collect();
+        let present = self.destination.present_of(&digests, &self.retry).await?;
+        let absent: Vec<Digest> = digests.into_iter().filter(|digest| !present.contains_key(digest)).collect();
+        if !self.dry_run {
+            self.mounts.look_for(&absent).await;
+        }
+        Ok(Done::Asked(batch.into_iter().map(|blob| (present.contains_key(&blob.digest), blob)).collect()))
+    }
+
+    /// False for the blob of a layer for which the registry turned out to have one.
+    async fn is_needed(&self, blob: &Blob) -> bool {
+        let Some((diff_id, media_type)) = blob.layer else { return true };
+        let descriptor =
+            Descriptor { media_type: media_type.to_owned(), digest: blob.digest, size: blob.content.len() };
+        self.verdicts.made(diff_id, descriptor).await
     }
 
     fn finish(&self, blob: &Blob, action: BlobAction) -> BlobReport {
         let (digest, size) = (blob.digest, blob.content.len());
         self.events.emit(Event::BlobDone { digest, size, action });
-        BlobReport { digest, diff_id: blob.diff_id, size, action }
+        if action != BlobAction::WouldSend
+            && let Some((diff_id, media_type)) = blob.layer
+        {
+            let blob = Descriptor { media_type: media_type.to_owned(), digest, size };
+            self.memory.remember(Pair { diff_id, blob, origin: Origin::Cache { own: true } });
+        }
+        BlobReport { digest, diff_id: blob.layer.map(|(diff_id, _)| diff_id), size, action, reused_from: None }
     }
 
     async fn send(&self, blob: Blob) -> Result<BlobReport> {
@@ -185,6 +202,9 @@ impl Uploads {
         let lanes = if blob.content.len() < SMALL { &self.small } else { &self.large };
         let permit = lanes.permits.acquire().await;
         let permit = permit.map_err(|_| Error::new(Side::Local, "send blob", "the uploads have ended"))?;
+        if self.mounts.mount(&digest, blob.content.len()).await {
+            return Ok(self.finish(&blob, BlobAction::Mounted));
+        }
         self.events.emit(Event::UploadStarted { digest, size: blob.content.len() });
         let tried = AtomicBool::new(false);
         let renewed = AtomicBool::new(false);
@@ -201,11 +221,11 @@ impl Uploads {
                             return Ok(());
                         }
                     }
-                    let error =
-                        match self.destination.repository.upload(digest, &blob.content, self.progress(digest)).await {
-                            Ok(()) => return Ok(()),
-                            Err(error) => error,
-                        };
+                    // A mount that was refused has left an open session behind.
+                    let session = self.mounts.session();
+                    let repository = &self.destination.repository;
+                    let sent = repository.upload(digest, &blob.content, session, self.progress(digest)).await;
+                    let Err(error) = sent else { return Ok(()) };
                     match error.retry() {
                         Retry::NewToken if !renewed.swap(true, Ordering::Relaxed) => {}
                         Retry::Backoff | Retry::Brief | Retry::Throttled => {

@@ -82,6 +82,15 @@ impl Auth {
         Self::new(Method::Asked(login))
     }
 
+    /// For another repository of the same registry. A token of ECR's is good for all; one that was given out when asked is for one
+    /// repository alone.
+    pub(super) fn for_sibling(&self) -> Self {
+        match &self.0.method {
+            Method::Token(_) => self.clone(),
+            Method::Asked(login) => Self::asked(login.clone()),
+        }
+    }
+
     fn new(method: Method) -> Self {
         Self(Arc::new(Inner { method, current: Mutex::default(), forbidden: std::sync::Mutex::default() }))
     }

@@ -17,6 +17,7 @@ use url::Url;
 pub use auth::{Auth, FetchToken, FetchedToken};
 pub use body::Progress;
 pub use docker_config::DockerConfig;
+pub use upload::Mount;
 pub(crate) use upload::START_UPLOAD;
 
 use crate::error::{Error, Result, Retry, Side};
@@ -50,8 +51,8 @@ pub struct Found {
 /// What a registry says of a blob.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlobStatus {
-    /// It is there.
-    Present,
+    /// It is there, and has this size, if the registry says so.
+    Present(Option<u64>),
     /// It is not.
     Absent,
     /// The right to ask is missing, or the registry does not answer this question (ECR Public, ecr-facts 4.7).
@@ -84,13 +85,22 @@ impl Repository {
         let operation = "check blob";
         let response = self.send(operation, |client| client.request(Method::HEAD, url.clone()).timeout(ANSWER)).await?;
         match response.status() {
-            status if status.is_success() => Ok(BlobStatus::Present),
+            status if status.is_success() => {
+                // Not `content_length`, which is what is left of the body: nothing, here.
+                let size = response.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
+                Ok(BlobStatus::Present(size.and_then(|text| text.parse().ok())))
+            }
             StatusCode::NOT_FOUND => Ok(BlobStatus::Absent),
             StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
                 Ok(BlobStatus::Unaskable)
             }
             _ => Err(failure::refusal(operation, &self.name, response).await),
         }
+    }
+
+    /// The repository `name` of the same registry, with the same login.
+    pub fn sibling(&self, name: impl Into<String>) -> Self {
+        Self { http: self.http.clone(), base: self.base.clone(), name: name.into(), auth: self.auth.for_sibling() }
     }
 
     /// The manifest under a tag or digest, if there is one.

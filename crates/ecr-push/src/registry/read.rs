@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Method, StatusCode, header};
 
 use super::{Repository, failure};
 use crate::error::{Error, Result, Side};
 use crate::http::transport_error;
 use crate::image::{Digest, Hasher};
+
+const OPERATION: &str = "read blob";
 
 /// How long reading one blob may take.
 const LONG: Duration = Duration::from_secs(3600);
@@ -18,36 +21,70 @@ impl Repository {
     /// # Errors
     /// If it is not there, cannot be read, or has other bytes.
     pub async fn verify_blob(&self, digest: &Digest) -> Result<u64> {
-        let operation = "read blob";
+        self.read_blob(digest, LONG, &mut |_| Ok(())).await
+    }
+
+    /// A small blob, checked.
+    ///
+    /// # Errors
+    /// If it is not there, cannot be read within `limit` of time, has over `most` bytes, or other bytes.
+    pub async fn small_blob(&self, digest: &Digest, most: usize, limit: Duration) -> Result<Bytes> {
+        let mut bytes = Vec::new();
+        let mut take = |chunk: &Bytes| {
+            if bytes.len() + chunk.len() > most {
+                return Err(Error::new(Side::Destination, OPERATION, format!("{digest} has over {most} bytes")));
+            }
+            bytes.extend_from_slice(chunk);
+            Ok(())
+        };
+        let read = self.read_blob(digest, limit, &mut take);
+        tokio::time::timeout(limit, read).await.map_err(|_| {
+            let text = format!("{digest} could not be read within {} s", limit.as_secs());
+            Error::new(Side::Destination, OPERATION, text)
+        })??;
+        Ok(bytes.into())
+    }
+
+    /// Reads a blob, shows each piece of it to `take`, and checks that the whole has its digest. Answers its size.
+    ///
+    /// # Errors
+    /// If it is not there, cannot be read, has other bytes, or is not wanted any more.
+    pub(crate) async fn read_blob(
+        &self,
+        digest: &Digest,
+        limit: Duration,
+        take: &mut (dyn FnMut(&Bytes) -> Result<()> + Send),
+    ) -> Result<u64> {
         let url = self.url(&format!("blobs/{digest}"))?;
         let mut response =
-            self.send(operation, |client| client.request(Method::GET, url.clone()).timeout(LONG)).await?;
+            self.send(OPERATION, |client| client.request(Method::GET, url.clone()).timeout(limit)).await?;
         if matches!(response.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::FOUND) {
             // ECR sends readers to S3, which refuses a second credential: ours stays here (ecr-facts 4.5).
             let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
             let target = location.and_then(|location| url.join(location).ok()).ok_or_else(|| {
                 Error::new(
                     Side::Destination,
-                    operation,
+                    OPERATION,
                     "the registry sends readers of a blob to a place that is no URL",
                 )
             })?;
-            let sent = self.http.client().get(target.clone()).timeout(LONG).send().await;
-            response = sent.map_err(|error| transport_error(Side::Destination, operation, &error, &target))?;
+            let sent = self.http.client().get(target.clone()).timeout(limit).send().await;
+            response = sent.map_err(|error| transport_error(Side::Destination, OPERATION, &error, &target))?;
         }
         if !response.status().is_success() {
-            return Err(failure::refusal(operation, &self.name, response).await);
+            return Err(failure::refusal(OPERATION, &self.name, response).await);
         }
         let mut hasher = Hasher::default();
         while let Some(chunk) =
-            response.chunk().await.map_err(|error| transport_error(Side::Destination, operation, &error, &self.base))?
+            response.chunk().await.map_err(|error| transport_error(Side::Destination, OPERATION, &error, &self.base))?
         {
             hasher.update(&chunk);
+            take(&chunk)?;
         }
         let (actual, size) = hasher.finish();
         if actual != *digest {
             let text = format!("the registry gives other bytes for {digest}: they have the digest {actual}");
-            return Err(Error::new(Side::Destination, operation, text));
+            return Err(Error::new(Side::Destination, OPERATION, text));
         }
         Ok(size)
     }

@@ -7,6 +7,7 @@
 use std::time::Duration;
 
 use http::{Method, StatusCode, header};
+use reqwest::Response;
 use url::Url;
 
 use super::body::{Broken, Watch, body};
@@ -28,22 +29,56 @@ fn commit_time(size: u64) -> Duration {
     Duration::from_secs(120 + size / 10_000_000)
 }
 
+/// What came of a mount.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mount {
+    /// The repository has the blob now.
+    Done,
+    /// It was not mounted. This is where its bytes may be sent, or those of another blob.
+    Session(Url),
+}
+
 impl Repository {
     /// Opens an upload session. Answers where the bytes go.
     ///
     /// # Errors
     /// If the registry refuses (a missing repository, a missing right) or cannot be asked.
     pub async fn start_upload(&self) -> Result<Url> {
-        let url = self.url("blobs/uploads/")?;
-        let operation = START_UPLOAD;
+        let response = self.post_upload(self.url("blobs/uploads/")?).await?;
+        self.session(&response)
+    }
+
+    /// Asks the registry to take the blob from its repository `from`. A registry that does not has opened a session all the same
+    /// (distribution specification, mounting a blob; ecr-facts 4.3).
+    ///
+    /// # Errors
+    /// If the registry refuses even that or cannot be asked.
+    pub async fn mount(&self, digest: &Digest, from: &str) -> Result<Mount> {
+        let mut url = self.url("blobs/uploads/")?;
+        url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
+        let response = self.post_upload(url).await?;
+        match response.status() {
+            StatusCode::CREATED => Ok(Mount::Done),
+            _ => self.session(&response).map(Mount::Session),
+        }
+    }
+
+    async fn post_upload(&self, url: Url) -> Result<Response> {
         let request = |client: &reqwest::Client| {
             // Some registries insist on the length (ecr-facts 4.3).
             client.request(Method::POST, url.clone()).header(header::CONTENT_LENGTH, "0").timeout(ANSWER)
         };
-        let response = self.send(operation, request).await?;
+        let response = self.send(START_UPLOAD, request).await?;
         if !response.status().is_success() {
-            return Err(failure::refusal(operation, &self.name, response).await);
+            return Err(failure::refusal(START_UPLOAD, &self.name, response).await);
         }
+        Ok(response)
+    }
+
+    /// Where the bytes of a session go.
+    fn session(&self, response: &Response) -> Result<Url> {
+        let url = self.url("blobs/uploads/")?;
+        let operation = START_UPLOAD;
         let refuse = |what: String| Err(Error::new(Side::Destination, operation, what));
         let Some(location) = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()) else {
             return refuse(format!(
@@ -64,12 +99,21 @@ impl Repository {
         Ok(target)
     }
 
-    /// Sends a blob: opens a session, streams the bytes, has them committed. Not repeated here.
+    /// Sends a blob: opens a session if none is given, streams the bytes, has them committed. Not repeated here.
     ///
     /// # Errors
     /// If the registry refuses, the connection breaks or stalls, or the bytes are not what was promised.
-    pub async fn upload(&self, digest: Digest, content: &Content, progress: Progress) -> Result<()> {
-        let mut target = self.start_upload().await?;
+    pub async fn upload(
+        &self,
+        digest: Digest,
+        content: &Content,
+        session: Option<Url>,
+        progress: Progress,
+    ) -> Result<()> {
+        let mut target = match session {
+            Some(session) => session,
+            None => self.start_upload().await?,
+        };
         target.query_pairs_mut().append_pair("digest", &digest.to_string());
         let operation = "send blob";
         let credential = self.auth.credential().await?;

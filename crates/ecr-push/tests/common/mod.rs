@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use ecr_push::Result;
 use ecr_push::error::{Error, Side};
 use ecr_push::image::{DiffId, Digest};
-use ecr_push::source::{Content, Held, Image, LayerSink};
+use ecr_push::source::{Content, Held, Image, LayerSink, StoredLayer};
 
 /// A recorded file.
 pub fn recorded(path: &str) -> PathBuf {
@@ -51,13 +51,32 @@ fn read(content: &mut dyn Read) -> Result<Vec<u8>> {
 }
 
 impl LayerSink for Keeper {
-    fn layer(&mut self, size: u64, content: &mut dyn Read) -> Result<DiffId> {
+    fn layer(&mut self, size: u64, _: Option<DiffId>, content: &mut dyn Read) -> Result<DiffId> {
         let bytes = read(content)?;
         assert_eq!(bytes.len() as u64, size, "a layer has the size that was promised");
         let digest = Digest::of(&bytes);
         self.uncompressed += 1;
         self.keep(Held { digest, diff_id: Some(DiffId(digest)) }, size);
         Ok(DiffId(digest))
+    }
+
+    fn layers(&mut self, layers: Vec<StoredLayer>) -> Result<()> {
+        for layer in layers {
+            let mut content = (layer.open)().map_err(|error| Error::new(Side::Source, "open", error.to_string()))?;
+            let diff_id = self.layer(layer.size, None, &mut content)?;
+            if diff_id != layer.diff_id {
+                return Err(Error::new(Side::Source, "check layer", "its diff id is another"));
+            }
+        }
+        Ok(())
+    }
+
+    fn needed(&mut self, layers: &[DiffId]) -> Vec<DiffId> {
+        layers.to_vec()
+    }
+
+    fn config_there(&mut self, _: &Digest) -> Option<u64> {
+        None
     }
 
     fn blob(

@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use ecr_push::Result;
 use ecr_push::aws::{AwsSettings, Keys};
-use ecr_push::compress::Level;
 use ecr_push::engine::EngineSettings;
 use ecr_push::events::{Event, Events};
 use ecr_push::http::HttpSettings;
 use ecr_push::image::Digest;
-use ecr_push::push::{DestinationSpec, PushReport, PushRequest, push};
+use ecr_push::push::{DestinationSpec, PushReport, PushRequest, ReuseSettings, push};
 use ecr_push::registry::DockerConfig;
 use ecr_push::source::Selection;
 use local_ecr::{Config, LocalEcr, Mutability, RecordedRequest};
@@ -49,7 +48,9 @@ impl Stand {
             create_repository: false,
             jobs: 4,
             threads: 2,
-            level: Level::default(),
+            compression: None,
+            reuse: ReuseSettings::default(),
+            use_engine_store: true,
             temp_dir: self.folder.path().to_owned(),
             retry_budget: Duration::from_secs(20),
             dry_run: false,

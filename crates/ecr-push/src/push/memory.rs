@@ -1,0 +1,85 @@
+//! What this host remembers across pushes, as one push uses it.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::events::{Event, Events};
+use crate::image::{DiffId, Digest, Tag};
+use crate::known::{Cache, Origin, Pair, Remembered, Reuse};
+
+/// The cache and the place that is pushed to. Without a cache nothing is remembered, and nothing fails.
+#[derive(Clone)]
+pub(super) struct Memory {
+    cache: Option<Arc<Cache>>,
+    /// `HOST/REPOSITORY`.
+    place: String,
+}
+
+impl Memory {
+    /// The cache in `directory`. One that cannot be used is a detail: a push does without.
+    pub(super) fn open(directory: Option<&Path>, reuse: Reuse, place: &str, events: &Events) -> Self {
+        let directory = directory.filter(|_| reuse != Reuse::Off);
+        let cache = directory.and_then(|directory| {
+            Cache::open(directory)
+                .map_err(|error| events.emit(Event::Detail(format!("no cache is used: {error}"))))
+                .ok()
+        });
+        Self { cache: cache.map(Arc::new), place: place.to_owned() }
+    }
+
+    /// What is said to hold the layer.
+    pub(super) fn find(&self, layer: &DiffId) -> Vec<Remembered> {
+        self.cache.as_ref().map(|cache| cache.find(layer)).unwrap_or_default()
+    }
+
+    /// Remembers that the repository has the blob. Its origin says whether it was made here.
+    pub(super) fn remember(&self, pair: Pair) {
+        if let Some(cache) = &self.cache {
+            cache.remember(&pair, pair.origin == Origin::Cache { own: true }, &self.place);
+        }
+    }
+
+    /// True if this host has put every one of `tags`.
+    pub(super) fn has_put(&self, tags: &[Tag]) -> bool {
+        let cache = self.cache.as_ref();
+        cache.is_some_and(|cache| tags.iter().all(|tag| cache.tag(&self.reference(tag)).is_some()))
+    }
+
+    /// True if this host has put the manifest, under whatever tag.
+    pub(super) fn has_pushed(&self, manifest: &Digest) -> bool {
+        self.cache.as_ref().is_some_and(|cache| cache.tag(&self.by_digest(manifest)).is_some())
+    }
+
+    /// Remembers what a tag points at.
+    pub(super) fn remember_tag(&self, tag: &Tag, manifest: Digest) {
+        if let Some(cache) = &self.cache {
+            cache.remember_tag(&self.reference(tag), manifest);
+            cache.remember_tag(&self.by_digest(&manifest), manifest);
+        }
+    }
+
+    /// For the end of a push.
+    pub(super) fn prune(&self) {
+        if let Some(cache) = &self.cache {
+            cache.prune();
+        }
+    }
+
+    /// The other repositories of the same registry among `places`.
+    pub(super) fn siblings(&self, places: &[String]) -> Vec<String> {
+        let Some((host, own)) = self.place.split_once('/') else { return Vec::new() };
+        let same = |place: &String| {
+            let (other, name) = place.split_once('/')?;
+            (other == host && name != own).then(|| name.to_owned())
+        };
+        places.iter().filter_map(same).collect()
+    }
+
+    fn by_digest(&self, manifest: &Digest) -> String {
+        format!("{}@{manifest}", self.place)
+    }
+
+    fn reference(&self, tag: &Tag) -> String {
+        format!("{}:{tag}", self.place)
+    }
+}

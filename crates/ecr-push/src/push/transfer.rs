@@ -1,0 +1,263 @@
+//! The transfer: one thread reads, some compress, tasks ask and send; then the manifest is made and everything is published.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use futures_util::FutureExt;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::intake::{Blob, Intake, Work};
+use super::learn::{Learn, Wish};
+use super::mounts::Mounts;
+use super::plan::{self, Identity, TagState};
+use super::uploads::Uploads;
+use super::verdicts::Verdicts;
+use super::{BlobReport, Push, PushReport};
+use crate::compress::{Codec, Compressor};
+use crate::error::{Error, Result, Side};
+use crate::events::{BlobAction, Event};
+use crate::image::{Descriptor, Digest, Manifest, MediaType, Tag, image_manifest};
+use crate::source::{ConfigBlob, Content, Contents, Image, LayerRef, Preview, Source};
+
+/// Layers that are read at a time where the source allows it. More than that many readers only wait for the compressing threads.
+const READERS: usize = 4;
+
+impl Push {
+    /// Reads what the registry lacks, sends it, and puts manifests and tags.
+    pub(super) async fn transfer(
+        &self,
+        source: Box<dyn Source>,
+        preview: Preview,
+        states: &[TagState],
+        tags: &[Tag],
+    ) -> Result<PushReport> {
+        if let Some(count) = preview.layers {
+            self.events.emit(Event::Layers { count });
+        }
+        self.destination.present_of(&preview.blobs, &self.retry).await?;
+        let mounts =
+            Mounts::new(&self.destination, &self.request.reuse.mount_from, &self.retry, &self.events);
+        let verdicts = Verdicts::new(&preview.diff_ids);
+        let _learning = AbortOnDropHandle::new(tokio::spawn(self.learn(&preview, &mounts, &verdicts).run(
+            states.iter().map(|state| (state.tag.clone(), state.found.clone())).collect(),
+        )));
+        let uploads = Uploads::new(
+            self.destination.clone(),
+            self.retry.clone(),
+            self.events.clone(),
+            self.request.jobs,
+            self.request.dry_run,
+            mounts.clone(),
+            self.memory.clone(),
+            verdicts.clone(),
+        );
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let slots = Arc::new(Semaphore::new(uploads.lanes() + 1));
+        let mut intake = self.intake(sender, Arc::clone(&stop), Arc::clone(&slots), &verdicts, states)?;
+        self.events.emit(Event::Phase("waiting for the source".to_owned()));
+        let mut reading = tokio::task::spawn_blocking(move || {
+            let image = source.read(&mut intake)?;
+            // Dropping the sender tells the uploads that nothing more comes.
+            Ok::<_, Error>((image, std::mem::take(&mut intake.types)))
+        });
+        // Whoever drops the push ends its parts too.
+        let _guard = StopOnDrop(Arc::clone(&stop), Arc::clone(&slots));
+        let mut sending = AbortOnDropHandle::new(tokio::spawn(uploads.clone().run(receiver)));
+        let ((image, types), mut blobs) = tokio::select! {
+            read = &mut reading => match flatten(read) {
+                Ok(read) => (read, flatten(sending.await)?),
+                Err(error) => return Err(error),
+            },
+            sent = &mut sending => match flatten(sent) {
+                Ok(blobs) => (flatten(reading.await)?, blobs),
+                Err(error) => return Err(error),
+            },
+        };
+        blobs.extend(verdicts.reports());
+        let made = Made { types, verdicts: &verdicts };
+        let (manifests, contents, identity) = self.assemble(image, &made, &uploads, &mut blobs, &preview).await?;
+        mounts.tell().await;
+        let root = manifests.last().map(|root| root.digest).unwrap_or_else(|| Digest::of(b""));
+        plan::refuse_moves(&identity, states, &self.destination.uri)?;
+        let mut report = self.report(root, tags, contents, blobs);
+        // The image may be there under one of the tags, packed by another program: then it stays as it is.
+        let there = if identity.config.is_some() { plan::existing(&identity, self.codec(), states) } else { None };
+        let there = match there {
+            Some(manifest) if self.is_whole(manifest).await?.is_some() => Some(manifest),
+            _ => None,
+        };
+        let manifests = there.map_or(manifests.as_slice(), std::slice::from_ref);
+        report.digest = manifests.last().map_or(report.digest, |root| root.digest);
+        if self.request.dry_run {
+            return Ok(report);
+        }
+        self.events.emit(Event::Phase("publishing".to_owned()));
+        report.digest = self.publish(manifests, &identity, states, tags).await?.unwrap_or(report.digest);
+        if report.blobs.iter().any(|blob| blob.action == BlobAction::Sent) {
+            self.memory.prune();
+        }
+        report.elapsed = self.started.elapsed();
+        report.retries = self.retry.retries();
+        Ok(report)
+    }
+
+    fn learn(&self, preview: &Preview, mounts: &Mounts, verdicts: &Verdicts) -> Learn {
+        let reuse = &self.request.reuse;
+        let codec = self.codec();
+        Learn {
+            wish: Wish { reuse: reuse.policy, from: reuse.from.clone(), codec, platform: preview.platform.clone() },
+            destination: self.destination.clone(),
+            mounts: mounts.clone(),
+            memory: self.memory.clone(),
+            verdicts: verdicts.clone(),
+            retry: self.retry.clone(),
+            events: self.events.clone(),
+            dry_run: self.request.dry_run,
+        }
+    }
+
+    fn intake(
+        &self,
+        uploads: mpsc::UnboundedSender<Blob>,
+        stop: Arc<AtomicBool>,
+        slots: Arc<Semaphore>,
+        verdicts: &Verdicts,
+        states: &[TagState],
+    ) -> Result<Intake> {
+        let (states, repository) = (states.to_vec(), self.destination.uri.clone());
+        let compression = self.request.compression.unwrap_or_default();
+        let readers = self.request.threads.clamp(1, READERS);
+        let policy = self.request.reuse.policy;
+        Ok(Intake {
+            work: Work {
+                compressor: Compressor::new(compression, self.request.threads, readers)?,
+                media_type: media_type(compression.codec()),
+                verdicts: verdicts.clone(),
+                spool: self.spool.clone(),
+                runtime: Handle::current(),
+                slots,
+                uploads,
+                stop,
+                events: self.events.clone(),
+                count: AtomicUsize::new(0),
+            },
+            readers,
+            gate: Box::new(move |image| {
+                let identity = plan::identity_of(image, policy);
+                let refused = plan::refuse_moves(&identity, &states, &repository);
+                async move { refused }.boxed()
+            }),
+            destination: self.destination.clone(),
+            retry: self.retry.clone(),
+            sizes: HashMap::new(),
+            types: HashMap::new(),
+            holding: None,
+        })
+    }
+
+    /// The manifests that go up, after everything else they need was sent.
+    async fn assemble(
+        &self,
+        image: Image,
+        made: &Made<'_>,
+        uploads: &Uploads,
+        blobs: &mut Vec<BlobReport>,
+        preview: &Preview,
+    ) -> Result<(Vec<Manifest>, Contents, Identity)> {
+        let policy = self.request.reuse.policy;
+        let identity = plan::identity_of(&image, policy);
+        let (config, layers, platform) = match image {
+            Image::Manifests { manifests, contents } => {
+                confirm(manifests.iter().flat_map(Manifest::blobs), blobs)?;
+                return Ok((manifests, contents, identity));
+            }
+            Image::Layers { config, layers, platform } => (config, layers, platform),
+        };
+        let digest = config.digest();
+        if preview.config_digest.is_some_and(|promised| promised != digest) {
+            return Err(Error::new(Side::Source, "check config", "the source changed while it was read")
+                .with_hint("push again"));
+        }
+        let sent = match config {
+            ConfigBlob::Bytes(bytes) => uploads.one(Blob::stored(digest, Content::Memory(bytes))).await?,
+            ConfigBlob::There { size, .. } => {
+                let action = BlobAction::Skipped;
+                self.events.emit(Event::BlobDone { digest, size, action });
+                BlobReport { digest, diff_id: None, size, action, reused_from: None }
+            }
+        };
+        let descriptor = Descriptor { media_type: MediaType::DOCKER_CONFIG.to_owned(), digest, size: sent.size };
+        blobs.push(sent);
+        let layers = layers.iter().map(|layer| made.descriptor(layer, blobs)).collect::<Result<Vec<_>>>()?;
+        let manifest = image_manifest(&descriptor, &layers)?;
+        confirm(manifest.blobs(), blobs)?;
+        let identity = Identity { root: Some(manifest.digest), ..identity };
+        Ok((vec![manifest], Contents { platforms: vec![platform], ..Contents::default() }, identity))
+    }
+}
+
+/// What became of the layers.
+struct Made<'a> {
+    types: HashMap<Digest, &'static str>,
+    verdicts: &'a Verdicts,
+}
+
+impl Made<'_> {
+    fn descriptor(&self, layer: &LayerRef, blobs: &[BlobReport]) -> Result<Descriptor> {
+        let found = match layer {
+            LayerRef::Uncompressed(diff_id) => self.verdicts.blob(diff_id),
+            LayerRef::Blob(digest) => blobs.iter().find(|blob| blob.digest == *digest).map(|blob| Descriptor {
+                media_type: self.types.get(digest).copied().unwrap_or(MediaType::DOCKER_LAYER).to_owned(),
+                digest: *digest,
+                size: blob.size,
+            }),
+        };
+        found.ok_or_else(|| {
+            Error::new(Side::Local, "make manifest", "a layer that was read is not among those that were sent")
+        })
+    }
+}
+
+/// What a layer is called that is compressed here. gzip has a name in both worlds, the others only in OCI's.
+fn media_type(codec: Codec) -> &'static str {
+    match codec {
+        Codec::Gzip => MediaType::DOCKER_LAYER,
+        Codec::Zstd => MediaType::OCI_LAYER_ZSTD,
+        Codec::None => MediaType::OCI_LAYER,
+    }
+}
+
+/// Nothing is published before every blob it names was confirmed.
+fn confirm<'a>(needed: impl Iterator<Item = &'a Descriptor>, blobs: &[BlobReport]) -> Result<()> {
+    for blob in needed {
+        if !blobs.iter().any(|report| report.digest == blob.digest && report.size == blob.size) {
+            return Err(Error::new(
+                Side::Source,
+                "confirm blobs",
+                format!(
+                    "the manifest names {} with {} bytes, which the source did not deliver",
+                    blob.digest, blob.size
+                ),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Ends the reading thread: it may be in the middle of a layer, or wait for a place in the spool that nobody will free.
+struct StopOnDrop(Arc<AtomicBool>, Arc<Semaphore>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        self.1.close();
+    }
+}
+
+fn flatten<T>(result: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    result.map_err(|error| Error::new(Side::Local, "push", "a part of the push ended early").with_source(error))?
+}
