@@ -5,11 +5,10 @@ use crate::engine::Engine;
 use crate::image::SMALL;
 use crate::stack::{HOST, Stack};
 use ecr_push::aws::{AwsSettings, Keys};
-use ecr_push::compress::Level;
 use ecr_push::engine::EngineSettings;
 use ecr_push::events::Events;
 use ecr_push::http::HttpSettings;
-use ecr_push::push::{DestinationSpec, LocalImage, PushRequest, push};
+use ecr_push::push::{DestinationSpec, LocalImage, PushRequest, ReuseSettings, push};
 use ecr_push::registry::DockerConfig;
 use ecr_push::source::Selection;
 use local_ecr::{Config, LocalEcr};
@@ -47,7 +46,9 @@ impl Desk {
             create_repository: true,
             jobs: 2,
             threads: 2,
-            level: Level::default(),
+            compression: None,
+            reuse: ReuseSettings::default(),
+            use_engine_store: true,
             temp_dir: self.folder.path().to_owned(),
             retry_budget: Duration::from_secs(5),
             dry_run,

@@ -58,6 +58,8 @@ pub struct PushArgs {
     #[command(flatten)]
     pub transfer: TransferArgs,
     #[command(flatten)]
+    pub reuse: ReuseArgs,
+    #[command(flatten)]
     pub report: ReportArgs,
 }
 
@@ -174,9 +176,19 @@ pub struct EngineArgs {
     #[arg(long, value_name = "NAME")]
     pub docker_context: Option<String>,
 
+    /// Whether layers are read from the engine's own store, where that is on this host and can be read, or only through its API
+    #[arg(long, value_enum, value_name = "WHETHER", default_value_t = EngineStoreArg::Auto)]
+    pub engine_store: EngineStoreArg,
+
     /// Give the engine's image the names it was pushed under, as `docker tag` does
     #[arg(long)]
     pub tag_local: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum EngineStoreArg {
+    Auto,
+    Off,
 }
 
 #[derive(Args, Debug)]
@@ -190,9 +202,14 @@ pub struct TransferArgs {
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u16).range(1..=256))]
     pub threads: Option<u16>,
 
-    /// The gzip level for layers that must be compressed, 1 to 9
-    #[arg(long, value_name = "LEVEL", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=9))]
-    pub compression_level: u32,
+    #[arg(
+        long,
+        value_name = "CODEC[:LEVEL]",
+        help = "How layers are compressed: gzip, gzip:fast, gzip:1 to 9, zstd, zstd:1 to 19, none",
+        long_help = "How layers are compressed that must be: gzip, gzip:fast, gzip:1 to gzip:9, zstd, zstd:1 to zstd:19, none\n\nWithout \
+                     it gzip, and a blob of any codec that the registry has already may take the place of a layer."
+    )]
+    pub compression: Option<String>,
 
     /// Where compressed layers wait to be sent
     #[arg(long, value_name = "DIR")]
@@ -201,6 +218,35 @@ pub struct TransferArgs {
     /// Say what would be done, and send nothing
     #[arg(long)]
     pub dry_run: bool,
+}
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Reuse")]
+pub struct ReuseArgs {
+    /// Whose word is taken that a blob holds a layer, so that the layer need not be read: images in the registry and this host's cache;
+    /// this host for blobs it made; nobody, each is downloaded and checked; or nothing is reused
+    #[arg(long, value_enum, value_name = "WHOSE", default_value_t = ReuseArg::Registry)]
+    pub reuse: ReuseArg,
+
+    /// Look for known layers in the image with this tag too, besides the target's own and `latest`; may be given several times
+    #[arg(long, value_name = "TAG")]
+    pub reuse_from: Vec<String>,
+
+    /// Mount blobs that this repository of the same registry has; may be given several times
+    #[arg(long, value_name = "REPOSITORY")]
+    pub mount_from: Vec<String>,
+
+    /// Where this host remembers which blobs hold which layers
+    #[arg(long, value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReuseArg {
+    Registry,
+    Own,
+    Verify,
+    Off,
 }
 
 #[derive(Args, Debug)]

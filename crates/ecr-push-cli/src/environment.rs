@@ -85,6 +85,19 @@ impl Environment {
         self.path("DOCKER_CONFIG").or_else(|| Some(self.home()?.join(".docker")))
     }
 
+    /// Where this program keeps what it remembers: a folder of its own in the user's cache folder, as each system has it.
+    pub fn cache_directory(&self) -> Option<PathBuf> {
+        let base = if cfg!(windows) {
+            self.path("LOCALAPPDATA")
+        } else if cfg!(target_os = "macos") {
+            self.home().map(|home| home.join("Library/Caches"))
+        } else {
+            self.path("XDG_CACHE_HOME").or_else(|| Some(self.home()?.join(".cache")))
+        };
+        // A relative path would be another folder in each job (XDG base directory specification).
+        base.filter(|base| base.is_absolute()).map(|base| base.join("ecr-push"))
+    }
+
     /// Where temporary files go: `TMPDIR`, else the folder that the CI system cleans after the job (GitHub's
     /// `RUNNER_TEMP`, Azure's `AGENT_TEMPDIRECTORY`), else the system's.
     pub fn temporary_directory(&self) -> PathBuf {

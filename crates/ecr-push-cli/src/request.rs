@@ -4,16 +4,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ecr_push::aws::{AwsSettings, IdentityToken, RegistryHost, RoleSettings, WebIdentity, is_aws_host};
-use ecr_push::compress::Level;
 use ecr_push::engine::EngineSettings;
 use ecr_push::http::{HttpSettings, ProxySettings};
 use ecr_push::image::{AccountId, Region, RepositoryName};
-use ecr_push::push::{DestinationSpec, PushRequest};
+use ecr_push::known::Reuse;
+use ecr_push::push::{DestinationSpec, PushRequest, ReuseSettings};
 use ecr_push::registry::DockerConfig;
 use ecr_push::source::{Attestations, Selection, SourceSpec};
 use ecr_push::{Error, Result};
 
-use crate::args::{AttestationsArg, AwsArgs, DestinationArgs, EngineArgs, NetworkArgs, PushArgs, SelectionArgs};
+use crate::args::{
+    AttestationsArg, AwsArgs, DestinationArgs, EngineArgs, EngineStoreArg, NetworkArgs, PushArgs, ReuseArg, ReuseArgs, SelectionArgs,
+};
 use crate::environment::Environment;
 use crate::report::OutputFile;
 
@@ -54,12 +56,14 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
         create_repository: args.destination.create_repository,
         jobs: args.transfer.jobs.into(),
         threads: threads.unwrap_or_else(default_threads),
-        level: Level::new(args.transfer.compression_level)?,
+        compression: args.transfer.compression.as_deref().map(str::parse).transpose()?,
+        reuse: reuse(&args.reuse, environment)?,
         temp_dir: args.transfer.temp_dir.clone().unwrap_or_else(|| environment.temporary_directory()),
         retry_budget: args.network.retry_budget,
         dry_run: args.transfer.dry_run,
         show_identity: args.report.verbose,
         engine: engine(&args.engine, environment),
+        use_engine_store: args.engine.engine_store == EngineStoreArg::Auto,
         http: http(&args.network, environment)?,
         aws,
         docker_config: DockerConfig { directory: environment.docker_directory() },
@@ -70,6 +74,20 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
 /// As many threads as there are cores, but no more than the rest of a push can feed: each has its blocks in memory.
 fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(2, usize::from).min(8)
+}
+
+fn reuse(args: &ReuseArgs, environment: &Environment) -> Result<ReuseSettings> {
+    Ok(ReuseSettings {
+        policy: match args.reuse {
+            ReuseArg::Registry => Reuse::Registry,
+            ReuseArg::Own => Reuse::Own,
+            ReuseArg::Verify => Reuse::Verify,
+            ReuseArg::Off => Reuse::Off,
+        },
+        from: args.reuse_from.iter().map(|tag| tag.parse()).collect::<Result<_>>()?,
+        mount_from: args.mount_from.iter().map(|name| without_tag(name)?.parse()).collect::<Result<_>>()?,
+        cache_dir: args.cache_dir.clone().or_else(|| environment.cache_directory()),
+    })
 }
 
 fn selection(args: &SelectionArgs) -> Result<Selection> {

@@ -91,6 +91,7 @@ impl Bars {
                 }
                 let word = match action {
                     BlobAction::Skipped => "already there",
+                    BlobAction::Mounted => "mounted",
                     BlobAction::Sent => "sent",
                     BlobAction::WouldSend => "would be sent",
                 };

@@ -20,6 +20,7 @@ struct Object {
     layers: Vec<Blob>,
     bytes_sent: u64,
     bytes_skipped: u64,
+    bytes_mounted: u64,
     seconds: f64,
     retries: u64,
     peak_temp_bytes: u64,
@@ -32,6 +33,9 @@ struct Blob {
     diff_id: Option<String>,
     size: u64,
     action: &'static str,
+    /// Whose word was taken that this blob holds the layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reused_from: Option<String>,
 }
 
 /// The object, on one line.
@@ -56,10 +60,12 @@ pub fn object(report: &PushReport) -> String {
                 diff_id: blob.diff_id.map(|diff_id| diff_id.to_string()),
                 size: blob.size,
                 action: word(blob.action),
+                reused_from: blob.reused_from.as_ref().map(ToString::to_string),
             })
             .collect(),
         bytes_sent: report.bytes(BlobAction::Sent),
         bytes_skipped: report.bytes(BlobAction::Skipped),
+        bytes_mounted: report.bytes(BlobAction::Mounted),
         seconds: (report.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
         retries: report.retries,
         peak_temp_bytes: report.peak_temp_bytes,
@@ -71,6 +77,7 @@ pub fn object(report: &PushReport) -> String {
 fn word(action: BlobAction) -> &'static str {
     match action {
         BlobAction::Skipped => "skipped",
+        BlobAction::Mounted => "mounted",
         BlobAction::Sent => "sent",
         BlobAction::WouldSend => "would-send",
     }

@@ -63,6 +63,7 @@ impl Lines {
             Event::BlobDone { digest, size, action } if !self.quiet => {
                 let word = match action {
                     BlobAction::Skipped => "already there",
+                    BlobAction::Mounted => "mounted",
                     BlobAction::Sent => "sent",
                     BlobAction::WouldSend => "would be sent",
                 };

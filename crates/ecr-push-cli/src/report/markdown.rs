@@ -16,8 +16,8 @@ pub fn summary(report: &PushReport, source: &str) -> String {
         "{} in {} blobs; {} in {} were there already",
         bytes(report.bytes(BlobAction::Sent)),
         count(BlobAction::Sent),
-        bytes(report.bytes(BlobAction::Skipped)),
-        count(BlobAction::Skipped),
+        bytes(report.bytes(BlobAction::Skipped) + report.bytes(BlobAction::Mounted)),
+        count(BlobAction::Skipped) + count(BlobAction::Mounted),
     );
     let mut rows = vec![("Image", code(source)), ("Pushed as", references.join("<br>"))];
     if !platforms.is_empty() {

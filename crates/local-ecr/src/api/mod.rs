@@ -70,6 +70,7 @@ async fn call(engine: &Engine, request: &Request, body: &[u8]) -> Result<Value> 
         "DeleteRepository" => call.delete_repository(),
         "DescribeImages" => call.describe_images(),
         "DescribeRepositories" => call.describe_repositories(),
+        "GetAccountSetting" => call.account_setting(),
         "GetAuthorizationToken" => call.authorization_token(),
         "GetDownloadUrlForLayer" => call.download_url_for_layer(request.header("host")),
         "InitiateLayerUpload" => call.initiate_layer_upload(),

@@ -11,6 +11,18 @@ use crate::store::{Repository, Settings};
 use crate::util::epoch;
 
 impl Call<'_> {
+    /// whether the account lets blobs be mounted.
+    pub(super) fn account_setting(&self) -> Result<Value> {
+        self.engine.enter(&self.principal, self.operation, None)?;
+        match self.string("name")? {
+            name @ "BLOB_MOUNTING" => {
+                let value = if self.engine.config.mounting { "ENABLED" } else { "DISABLED" };
+                Ok(json!({ "name": name, "value": value }))
+            }
+            other => Err(Refusal::parameter("name", &format!("{other} is not a setting that this server has"))),
+        }
+    }
+
     pub(super) fn create_repository(&self) -> Result<Value> {
         let name = self.enter_repository()?;
         let settings = self.settings()?;
