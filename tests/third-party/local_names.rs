@@ -5,6 +5,7 @@ use crate::engine::Engine;
 use crate::image::SMALL;
 use crate::stack::{HOST, Stack};
 use ecr_push::aws::{AwsSettings, Keys};
+use ecr_push::containerd::ContainerdSettings;
 use ecr_push::engine::EngineSettings;
 use ecr_push::events::Events;
 use ecr_push::http::HttpSettings;
@@ -54,6 +55,7 @@ impl Desk {
             dry_run,
             show_identity: false,
             engine: EngineSettings { host: Some(self.engine.host()), ..EngineSettings::default() },
+            containerd: ContainerdSettings::default(),
             http: HttpSettings::default(),
             aws: AwsSettings {
                 region: Some("us-east-1".parse().expect("a region")),

@@ -34,9 +34,9 @@ pub struct AzureTaskArgs {
 #[derive(Args, Debug)]
 pub struct PushArgs {
     #[arg(
-        help = "The image: a container engine's name or ID, or docker-archive:FILE[:REF], oci:DIR[:REF], oci-archive:FILE[:REF]",
+        help = "The image: a container engine's name or ID, or docker-archive:FILE[:REF], oci:DIR[:REF], oci-archive:FILE[:REF], containerd:NAME",
         long_help = "The image: a container engine's name or ID, or docker-archive:FILE[:REF], oci:DIR[:REF], \
-                     oci-archive:FILE[:REF]\n\nFILE may be - for standard input. docker-daemon:NAME names an engine's \
+                     oci-archive:FILE[:REF], containerd:NAME\n\nFILE may be - for standard input. docker-daemon:NAME names an engine's \
                      image whatever it is called."
     )]
     pub image: String,
@@ -179,6 +179,14 @@ pub struct EngineArgs {
     /// Whether layers are read from the engine's own store, where that is on this host and can be read, or only through its API
     #[arg(long, value_enum, value_name = "WHETHER", default_value_t = EngineStoreArg::Auto)]
     pub engine_store: EngineStoreArg,
+
+    /// The namespace of a containerd:NAME; without it CONTAINERD_NAMESPACE, or `default`
+    #[arg(long, value_name = "NAME")]
+    pub containerd_namespace: Option<String>,
+
+    /// The socket of a containerd:NAME; without it CONTAINERD_ADDRESS, or the usual ones
+    #[arg(long, value_name = "SOCKET")]
+    pub containerd_address: Option<String>,
 
     /// Give the engine's image the names it was pushed under, as `docker tag` does
     #[arg(long)]

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ecr_push::aws::{AwsSettings, IdentityToken, RegistryHost, RoleSettings, WebIdentity, is_aws_host};
+use ecr_push::containerd::ContainerdSettings;
 use ecr_push::engine::EngineSettings;
 use ecr_push::http::{HttpSettings, ProxySettings};
 use ecr_push::image::{AccountId, Region, RepositoryName};
@@ -14,7 +15,8 @@ use ecr_push::source::{Attestations, Selection, SourceSpec};
 use ecr_push::{Error, Result};
 
 use crate::args::{
-    AttestationsArg, AwsArgs, DestinationArgs, EngineArgs, EngineStoreArg, NetworkArgs, PushArgs, ReuseArg, ReuseArgs, SelectionArgs,
+    AttestationsArg, AwsArgs, DestinationArgs, EngineArgs, EngineStoreArg, NetworkArgs, PushArgs, ReuseArg, ReuseArgs,
+    SelectionArgs,
 };
 use crate::environment::Environment;
 use crate::report::OutputFile;
@@ -64,6 +66,11 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
         show_identity: args.report.verbose,
         engine: engine(&args.engine, environment),
         use_engine_store: args.engine.engine_store == EngineStoreArg::Auto,
+        containerd: ContainerdSettings {
+            address: args.engine.containerd_address.clone().or_else(|| environment.text("CONTAINERD_ADDRESS")),
+            namespace: args.engine.containerd_namespace.clone().or_else(|| environment.text("CONTAINERD_NAMESPACE")),
+            candidates: None,
+        },
         http: http(&args.network, environment)?,
         aws,
         docker_config: DockerConfig { directory: environment.docker_directory() },

@@ -6,6 +6,8 @@
 
 pub mod aws;
 pub mod compress;
+#[cfg(feature = "containerd")]
+pub mod containerd;
 pub mod engine;
 pub mod error;
 pub mod events;

@@ -57,7 +57,14 @@ fn reused(report: &PushReport) -> Vec<String> {
 }
 
 /// An image whose config has these diff ids, and whose manifest these blobs, put into `repository` as it is.
-async fn plant(stand: &Stand, repository: &str, tag: &str, diff_ids: &[String], blobs: &[(&str, Vec<u8>)], platform: &str) {
+async fn plant(
+    stand: &Stand,
+    repository: &str,
+    tag: &str,
+    diff_ids: &[String],
+    blobs: &[(&str, Vec<u8>)],
+    platform: &str,
+) {
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("blobs/sha256");
     std::fs::create_dir_all(&store).unwrap();
@@ -117,7 +124,8 @@ const GZIP: &str = MediaType::OCI_LAYER_GZIP;
 async fn a_fresh_host_takes_the_layers_of_an_image_that_is_there() {
     for (at, named) in [("latest", vec![]), ("base", tags(&["base"])), ("old", vec![])] {
         let stand = Stand::new().await;
-        let first = pushed(PushRequest { compression: Some(Compression::GzipLevel(9)), ..under(&stand, &two(), at) }).await;
+        let first =
+            pushed(PushRequest { compression: Some(Compression::GzipLevel(9)), ..under(&stand, &two(), at) }).await;
         stand.server.clear_requests();
         let mut request = under(&stand, &two(), "v2");
         request.reuse.from = named;
@@ -215,7 +223,10 @@ async fn a_cache_that_cannot_be_used_costs_time_and_nothing_else() {
         let report = pushed(reusing(Reuse::Own, request(tag))).await;
         assert_eq!(reused(&report).len(), 0, "{tag}");
         assert_eq!(report.digest, first.digest);
-        assert!(entries().all(|path| std::fs::read_to_string(path).unwrap().contains("\"version\":1")), "it is written again");
+        assert!(
+            entries().all(|path| std::fs::read_to_string(path).unwrap().contains("\"version\":1")),
+            "it is written again"
+        );
     }
     // A file where the folder should be.
     let mut request = request("v6");
@@ -300,7 +311,11 @@ async fn what_may_not_be_asked_is_gone_without() {
     let all = ["BatchGetImage", "GetDownloadUrlForLayer", "DescribeImages"];
     for missing in all {
         let mut actions = vec![
-            "BatchCheckLayerAvailability", "InitiateLayerUpload", "UploadLayerPart", "CompleteLayerUpload", "PutImage",
+            "BatchCheckLayerAvailability",
+            "InitiateLayerUpload",
+            "UploadLayerPart",
+            "CompleteLayerUpload",
+            "PutImage",
         ];
         actions.extend(all.iter().filter(|action| **action != missing));
         let actions: Vec<String> = actions.iter().map(|action| format!("ecr:{action}")).collect();

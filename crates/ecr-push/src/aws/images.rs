@@ -81,7 +81,7 @@ impl EcrApi {
 }
 
 async fn within<T>(limit: Duration, operation: &str, asked: impl Future<Output = T>) -> Result<T> {
-    tokio::time::timeout(limit, asked).await.map_err(|_| {
-        Error::new(Side::Destination, operation, format!("no answer came within {} s", limit.as_secs()))
-    })
+    tokio::time::timeout(limit, asked)
+        .await
+        .map_err(|_| Error::new(Side::Destination, operation, format!("no answer came within {} s", limit.as_secs())))
 }

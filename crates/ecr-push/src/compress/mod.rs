@@ -116,7 +116,20 @@ mod tests {
 
     #[test]
     fn unknown_settings_are_refused_and_the_known_ones_named() {
-        for text in ["", "gzip:", "gzip:0", "gzip:10", "gzip:-1", "gzip:slow", "zstd:0", "zstd:20", "zstd:fast", "none:1", "lz4", "GZIP"] {
+        for text in [
+            "",
+            "gzip:",
+            "gzip:0",
+            "gzip:10",
+            "gzip:-1",
+            "gzip:slow",
+            "zstd:0",
+            "zstd:20",
+            "zstd:fast",
+            "none:1",
+            "lz4",
+            "GZIP",
+        ] {
             let error = text.parse::<Compression>().unwrap_err();
             assert!(error.is_refused() && error.hints()[0].contains("gzip:fast"), "{text}: {error}");
         }

@@ -299,13 +299,8 @@ mod tests {
     /// gzip's block; a zstd block is two of them.
     const BLOCK: usize = 1 << 20;
 
-    const ALL: [Compression; 5] = [
-        Compression::Gzip,
-        Compression::GzipFast,
-        Compression::GzipLevel(6),
-        Compression::Zstd(2),
-        Compression::None,
-    ];
+    const ALL: [Compression; 5] =
+        [Compression::Gzip, Compression::GzipFast, Compression::GzipLevel(6), Compression::Zstd(2), Compression::None];
 
     fn compress(compression: Compression, threads: usize, data: &[u8], seed: u64) -> Vec<u8> {
         let compressor = Compressor::new(compression, threads, 1).unwrap();

@@ -84,6 +84,12 @@ pub struct EngineImage {
     pub platform: Option<Platform>,
 }
 
+/// At most five of `names` that who wrote `asked` may have meant.
+#[cfg(feature = "containerd")]
+pub(crate) fn near_names(asked: &str, names: &[String]) -> Vec<String> {
+    name::Name::parse(asked).map(|asked| name::near(&asked, names)).unwrap_or_default()
+}
+
 /// Checks that `name` can be an image's name or ID, without asking any engine.
 ///
 /// # Errors

@@ -118,8 +118,13 @@ impl Cache {
         places.extend(old.iter().flat_map(|old| &old.places).filter(|old| *old != place).cloned());
         places.truncate(MOST_PLACES);
         let own = own || old.as_ref().is_some_and(|old| old.own);
-        let blob =
-            Blob { digest: pair.blob.digest, size: pair.blob.size, media_type: pair.blob.media_type.clone(), own, places };
+        let blob = Blob {
+            digest: pair.blob.digest,
+            size: pair.blob.size,
+            media_type: pair.blob.media_type.clone(),
+            own,
+            places,
+        };
         blobs.insert(0, blob);
         blobs.truncate(MOST_BLOBS);
         self.write(&path, &Entry { version: VERSION, diff_id: pair.diff_id, blobs });
@@ -248,7 +253,10 @@ mod tests {
         cache.remember(&theirs, false, "host/other");
         let found = cache.find(&theirs.diff_id);
         assert_eq!(found.len(), 2);
-        assert_eq!((found[0].pair.blob.digest, &found[0].pair.origin), (ours.blob.digest, &Origin::Cache { own: true }));
+        assert_eq!(
+            (found[0].pair.blob.digest, &found[0].pair.origin),
+            (ours.blob.digest, &Origin::Cache { own: true })
+        );
         assert_eq!(found[1].places, ["host/other", "host/app"]);
         // Ours stays ours, whoever confirms it.
         cache.remember(&ours, false, "host/app");

@@ -192,6 +192,8 @@ mod tests {
         }
         let manifest = manifest(&two, &[(GZIP, "A"), (GZIP, "B")]);
         let other = config(&["a", "c"], "amd64");
-        assert!(pairs_of(&manifest, &other, None, &Origin::Cache { own: true }).unwrap_err().contains("another digest"));
+        assert!(
+            pairs_of(&manifest, &other, None, &Origin::Cache { own: true }).unwrap_err().contains("another digest")
+        );
     }
 }

@@ -132,7 +132,8 @@ impl Work {
             .and_then(|()| writer.flush());
         let (mut writer, _) = writer.into_parts();
         if let Err(error) = result {
-            if expected.is_some_and(|expected| self.verdicts.reused(&expected).is_some()) && writer.failure(0).is_none() {
+            if expected.is_some_and(|expected| self.verdicts.reused(&expected).is_some()) && writer.failure(0).is_none()
+            {
                 return Ok(None);
             }
             return Err(self.reason(&mut writer, name, worst_case(size), error));

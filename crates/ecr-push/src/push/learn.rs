@@ -219,9 +219,10 @@ impl Learn {
             let prefix = format!("{}:", sibling.repository.name());
             teachers.extend(tags.iter().map(|tag| teacher(sibling, &prefix, tag)));
         }
-        let (tagged, newest) = tokio::join!(join_all(teachers.into_iter().map(|teacher| self.learn_from(teacher))), async {
-            self.destination.newest(NEWEST, MANIFEST).await
-        });
+        let (tagged, newest) =
+            tokio::join!(join_all(teachers.into_iter().map(|teacher| self.learn_from(teacher))), async {
+                self.destination.newest(NEWEST, MANIFEST).await
+            });
         let mut pairs: Vec<_> = tagged.into_iter().flatten().collect();
         let newest = newest.unwrap_or_else(|error| {
             self.detail(format!("the newest images cannot be asked for: {error}"));

@@ -27,6 +27,8 @@ pub use verify::{Verified, verify};
 
 use crate::aws::AwsSettings;
 use crate::compress::{Codec, Compression};
+#[cfg(feature = "containerd")]
+use crate::containerd::{Containerd, ContainerdSettings};
 use crate::engine::{Engine, EngineSettings};
 use crate::error::{Error, Result, Side};
 use crate::events::{BlobAction, Event, Events};
@@ -35,6 +37,8 @@ use crate::image::{Descriptor, Digest, Entry, Kind, Manifest, RepositoryName, Ta
 use crate::known::Reuse;
 use crate::registry::DockerConfig;
 use crate::retry::RetryBudget;
+#[cfg(feature = "containerd")]
+use crate::source::ContainerdSource;
 use crate::source::{Contents, DockerDaemon, Preview, Selection, Source, SourceSpec, open_file};
 use destination::Destination;
 use memory::Memory;
@@ -73,6 +77,9 @@ pub struct PushRequest {
     pub engine: EngineSettings,
     /// Read an engine's layers from its own store, where that is on this host and can be read.
     pub use_engine_store: bool,
+    /// The containerd.
+    #[cfg(feature = "containerd")]
+    pub containerd: ContainerdSettings,
     /// CA files, proxy, `--connect-to`.
     pub http: HttpSettings,
     /// Credentials, region, endpoints.
@@ -169,6 +176,13 @@ pub async fn push(request: PushRequest, events: Events) -> Result<PushReport> {
 }
 
 async fn open_source(request: &PushRequest, events: &Events) -> Result<(Box<dyn Source>, Option<LocalImage>)> {
+    #[cfg(feature = "containerd")]
+    if let SourceSpec::Containerd(name) = &request.source {
+        let containerd = Containerd::connect(&request.containerd).await?;
+        let source = ContainerdSource::open(containerd, name, &request.selection).await?;
+        events.notice(format!("source {}", source.describe()));
+        return Ok((Box::new(source), None));
+    }
     let SourceSpec::Daemon(name) = &request.source else {
         let (spec, selection) = (request.source.clone(), request.selection.clone());
         events.notice(format!("source {spec}"));
@@ -313,7 +327,9 @@ impl Push {
             Some(_) => None,
             None => self.by_digest(preview).await?,
         };
-        let Some(manifest) = plan::existing(identity, self.codec(), states).or(by_digest.as_ref()) else { return Ok(None) };
+        let Some(manifest) = plan::existing(identity, self.codec(), states).or(by_digest.as_ref()) else {
+            return Ok(None);
+        };
         // ECR keeps what an image needs as long as the image is there.
         let is_own = self.destination.ecr.is_some() && self.memory.has_put(tags);
         let blobs = if is_own { Some(manifest.blobs().cloned().collect()) } else { self.is_whole(manifest).await? };

@@ -42,7 +42,12 @@ struct State {
 }
 
 impl Mounts {
-    pub(super) fn new(destination: &Destination, from: &[RepositoryName], retry: &RetryBudget, events: &Events) -> Self {
+    pub(super) fn new(
+        destination: &Destination,
+        from: &[RepositoryName],
+        retry: &RetryBudget,
+        events: &Events,
+    ) -> Self {
         Self {
             destination: destination.clone(),
             retry: retry.clone(),

@@ -1,7 +1,7 @@
 //! What is to be done, decided by pure functions: from what the image is and what the registry has.
 
-use crate::error::{Error, Result, Side};
 use crate::compress::Codec;
+use crate::error::{Error, Result, Side};
 use crate::image::{Digest, Kind, Manifest, Tag};
 use crate::known::{Reuse, codec_of};
 use crate::registry::Found;
@@ -88,11 +88,7 @@ pub(super) fn moved(tag: &Tag, found: &Found, identity: &Identity, repository: &
 
 /// The manifest in the registry that already is the image, if one of the tags has it. With a `codec` that the user asked for, one that is
 /// another packing of the image counts only if all its layers have that.
-pub(super) fn existing<'a>(
-    identity: &Identity,
-    codec: Option<Codec>,
-    states: &'a [TagState],
-) -> Option<&'a Manifest> {
+pub(super) fn existing<'a>(identity: &Identity, codec: Option<Codec>, states: &'a [TagState]) -> Option<&'a Manifest> {
     let is_packed = |found: &Found| match (codec, found.manifest.as_ref().map(|manifest| &manifest.kind)) {
         (Some(codec), Some(Kind::Image { layers, .. })) => {
             identity.root == Some(found.digest) || layers.iter().all(|layer| codec_of(&layer.media_type) == Some(codec))

@@ -38,12 +38,12 @@ impl Push {
             self.events.emit(Event::Layers { count });
         }
         self.destination.present_of(&preview.blobs, &self.retry).await?;
-        let mounts =
-            Mounts::new(&self.destination, &self.request.reuse.mount_from, &self.retry, &self.events);
+        let mounts = Mounts::new(&self.destination, &self.request.reuse.mount_from, &self.retry, &self.events);
         let verdicts = Verdicts::new(&preview.diff_ids);
-        let _learning = AbortOnDropHandle::new(tokio::spawn(self.learn(&preview, &mounts, &verdicts).run(
-            states.iter().map(|state| (state.tag.clone(), state.found.clone())).collect(),
-        )));
+        let _learning = AbortOnDropHandle::new(tokio::spawn(
+            self.learn(&preview, &mounts, &verdicts)
+                .run(states.iter().map(|state| (state.tag.clone(), state.found.clone())).collect()),
+        ));
         let uploads = Uploads::new(
             self.destination.clone(),
             self.retry.clone(),

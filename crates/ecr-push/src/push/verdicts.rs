@@ -159,7 +159,8 @@ impl Verdicts {
         waiting.retain(|layer| !self.is_done(&layer.diff_id));
         let layers = self.lock();
         let is_needed = |layer: &StoredLayer| !matches!(layers.get(&layer.diff_id), Some(Verdict::Open));
-        let largest = waiting.iter().enumerate().filter(|(_, layer)| is_needed(layer)).max_by_key(|(_, layer)| layer.size);
+        let largest =
+            waiting.iter().enumerate().filter(|(_, layer)| is_needed(layer)).max_by_key(|(_, layer)| layer.size);
         let at = largest.map(|(at, _)| at).or_else(|| waiting.len().checked_sub(1))?;
         Some(waiting.remove(at))
     }
@@ -183,7 +184,12 @@ mod tests {
     }
 
     fn stored(name: &str, size: u64) -> StoredLayer {
-        StoredLayer { diff_id: layer(name), size, name: name.into(), open: Box::new(|| Err(std::io::Error::other("unread"))) }
+        StoredLayer {
+            diff_id: layer(name),
+            size,
+            name: name.into(),
+            open: Box::new(|| Err(std::io::Error::other("unread"))),
+        }
     }
 
     #[tokio::test]
@@ -209,7 +215,9 @@ mod tests {
         let verdicts = Verdicts::new(&[layer("a"), layer("b")]);
         verdicts.reuse(&layer("a"), reused("A"));
         let waiting = verdicts.clone();
-        let needed = std::thread::spawn(move || waiting.needed(&[layer("a"), layer("b"), layer("b"), layer("c")], Duration::from_secs(60)));
+        let needed = std::thread::spawn(move || {
+            waiting.needed(&[layer("a"), layer("b"), layer("b"), layer("c")], Duration::from_secs(60))
+        });
         verdicts.settle();
         assert_eq!(needed.join().unwrap(), [layer("b"), layer("c")]);
     }

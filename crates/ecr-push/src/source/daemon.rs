@@ -13,7 +13,9 @@ use super::archive::{Archive, Input, config_digest, root_digest};
 use super::layout::{Directory, deliver, preview_of};
 use super::select::{Blobs, Selected, from_root};
 use super::tar_index::{Entries, Mode, Wanted};
-use super::{ConfigBlob, Contents, Image, LayerRef, LayerSink, OpenLayer, Preview, Selection, Source, StoredLayer, source_error};
+use super::{
+    ConfigBlob, Contents, Image, LayerRef, LayerSink, OpenLayer, Preview, Selection, Source, StoredLayer, source_error,
+};
 use crate::engine::{Engine, EngineImage, LocalStore};
 use crate::error::Result;
 use crate::image::{Config, Digest, Manifest};
@@ -242,7 +244,8 @@ impl DockerDaemon {
             promised.filter(|promised| exported != Some(*promised))
         };
         let root = self.image.root_digest.filter(|_| self.selection.is_everything());
-        let other = differs(self.image.config_digest, config_digest(&image)).or_else(|| differs(root, root_digest(&image)));
+        let other =
+            differs(self.image.config_digest, config_digest(&image)).or_else(|| differs(root, root_digest(&image)));
         if let Some(promised) = other {
             return Err(source_error(
                 "export image",

@@ -1,6 +1,8 @@
 //! Where images come from. Each source describes its image and delivers the layers in the order its medium has them.
 
 mod archive;
+#[cfg(feature = "containerd")]
+mod containerd;
 mod daemon;
 mod layout;
 mod legacy_names;
@@ -15,6 +17,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+#[cfg(feature = "containerd")]
+pub use containerd::ContainerdSource;
 pub use daemon::DockerDaemon;
 pub use select::{Attestations, Selection};
 pub use spec::SourceSpec;
@@ -206,6 +210,22 @@ pub enum Content {
         /// How many there are.
         len: u64,
     },
+    /// Somewhere that answers questions for bytes.
+    Remote {
+        /// Who answers.
+        reader: Arc<dyn ReadAt>,
+        /// How many bytes there are.
+        len: u64,
+    },
+}
+
+/// Bytes that are asked for by their place.
+pub trait ReadAt: std::fmt::Debug + Send + Sync {
+    /// Reads into `buffer` from `offset` on, as much as there is. Blocks.
+    ///
+    /// # Errors
+    /// If the bytes cannot be had.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 }
 
 impl Content {
@@ -213,7 +233,7 @@ impl Content {
     pub fn len(&self) -> u64 {
         match self {
             Self::Memory(bytes) => bytes.len() as u64,
-            Self::File { len, .. } | Self::Path { len, .. } => *len,
+            Self::File { len, .. } | Self::Path { len, .. } | Self::Remote { len, .. } => *len,
         }
     }
 
@@ -255,6 +275,10 @@ impl Content {
                 Ok(n)
             }
             Self::Path { .. } => self.open()?.read_at(buffer, offset),
+            Self::Remote { reader, .. } => match reader.read_at(&mut buffer[..want], offset)? {
+                0 if want > 0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it has become shorter")),
+                n => Ok(n),
+            },
         }
     }
 
@@ -332,7 +356,7 @@ pub fn open_file(spec: &SourceSpec, selection: &Selection) -> Result<Box<dyn Sou
         SourceSpec::OciLayout { path, reference } => {
             Box::new(layout::OciLayout::open(path, reference.as_deref(), selection)?)
         }
-        SourceSpec::Daemon(name) => {
+        SourceSpec::Daemon(name) | SourceSpec::Containerd(name) => {
             return Err(Error::new(Side::Source, "open source", format!("`{name}` is an engine's image, not a file")));
         }
     })

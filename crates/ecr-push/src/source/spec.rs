@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 pub enum SourceSpec {
     /// An image of a container engine.
     Daemon(String),
+    /// An image of containerd.
+    Containerd(String),
     /// A tar as `docker save` writes it; `-` is standard input.
     DockerArchive {
         /// The file.
@@ -62,6 +64,8 @@ impl FromStr for SourceSpec {
                     _ => Self::OciArchive { path, reference },
                 })
             }
+            "containerd" if rest.is_empty() => Err(Error::refused("parse image", "`containerd:` names no image")),
+            "containerd" if cfg!(feature = "containerd") => Ok(Self::Containerd(rest.to_owned())),
             "containerd" => later("containerd"),
             "docker" if rest.starts_with("//") => later("docker"),
             _ => Ok(Self::Daemon(text.to_owned())),
@@ -94,6 +98,7 @@ impl fmt::Display for SourceSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (transport, path, reference) = match self {
             Self::Daemon(name) => return write!(f, "docker-daemon:{name}"),
+            Self::Containerd(name) => return write!(f, "containerd:{name}"),
             Self::DockerArchive { path, reference } => ("docker-archive", path, reference),
             Self::OciLayout { path, reference } => ("oci", path, reference),
             Self::OciArchive { path, reference } => ("oci-archive", path, reference),
@@ -124,6 +129,8 @@ mod tests {
             ("docker-archive:x.tar:host:5000/app:v1", "docker-archive:x.tar:host:5000/app:v1"),
             ("docker-archive:-", "docker-archive:-"),
             ("oci-archive:x.tar:@1", "oci-archive:x.tar:@1"),
+            #[cfg(feature = "containerd")]
+            ("containerd:docker.io/library/app:v1", "containerd:docker.io/library/app:v1"),
         ] {
             assert_eq!(text.parse::<SourceSpec>().unwrap().to_string(), shown, "{text}");
         }
@@ -131,17 +138,9 @@ mod tests {
 
     #[test]
     fn sources_without_a_place_are_refused() {
-        for text in [
-            "",
-            " ",
-            "oci:",
-            "oci::v1",
-            "oci:dir:",
-            "docker-archive:",
-            "docker-daemon:",
-            "containerd:x",
-            "docker://a/b",
-        ] {
+        for text in
+            ["", " ", "oci:", "oci::v1", "oci:dir:", "docker-archive:", "docker-daemon:", "containerd:", "docker://a/b"]
+        {
             assert!(text.parse::<SourceSpec>().is_err(), "{text}");
         }
     }

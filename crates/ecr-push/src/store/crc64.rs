@@ -111,14 +111,4 @@ mod tests {
             assert_eq!(sum(&[a, b]), slow(bytes), "{length}");
         }
     }
-
-    #[test]
-    #[ignore = "a measurement: cargo test --release -- --ignored --nocapture speed"]
-    fn speed() {
-        let bytes = vec![7; 256 << 10];
-        let (mut sum, start) = (Crc64::default(), std::time::Instant::now());
-        (0..10_000).for_each(|_| sum.update(&bytes));
-        let speed = 10_000.0 * bytes.len() as f64 / start.elapsed().as_secs_f64() / 1e9;
-        println!("{speed:.1} GB/s ({:x})", sum.value());
-    }
 }

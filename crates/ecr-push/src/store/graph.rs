@@ -12,9 +12,9 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use crate::image::{DiffId, Digest};
 use super::layer::Layer;
 use super::tree::open_regular;
+use crate::image::{DiffId, Digest};
 
 const CONFIG_LIMIT: u64 = 8 << 20;
 

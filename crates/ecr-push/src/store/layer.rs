@@ -5,9 +5,9 @@ use std::io::{self, Read};
 use std::path::PathBuf;
 
 use super::crc64::Crc64;
-use crate::image::DiffId;
 use super::tar_split::{Entries, Entry};
 use super::tree::Tree;
+use crate::image::DiffId;
 
 /// A layer in the store.
 #[derive(Clone, Debug)]

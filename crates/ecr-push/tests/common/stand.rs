@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ecr_push::Result;
 use ecr_push::aws::{AwsSettings, Keys};
+use ecr_push::containerd::ContainerdSettings;
 use ecr_push::engine::EngineSettings;
 use ecr_push::events::{Event, Events};
 use ecr_push::http::HttpSettings;
@@ -56,6 +57,7 @@ impl Stand {
             dry_run: false,
             show_identity: false,
             engine: EngineSettings::default(),
+            containerd: ContainerdSettings::default(),
             http: HttpSettings::default(),
             aws: AwsSettings {
                 region: Some("us-east-1".parse().unwrap()),
