@@ -2,6 +2,8 @@
 
 use std::io::{self, Read};
 
+use ecr_push_deflate as deflate;
+
 use super::{Codec, Compression};
 
 /// Header of a gzip member: deflate, no flags, no time, unknown operating system (RFC 1952 section 2.3).
@@ -12,6 +14,7 @@ const FINAL_BLOCK: [u8; 2] = [0x03, 0x00];
 
 /// Compresses blocks, one after the other. Each thread has one.
 pub(super) enum Encoder {
+    Own(Box<deflate::Encoder>),
     /// A fresh encoder for each block, without a dictionary: zlib-rs gives bytes that depend on what an encoder did earlier if it
     /// is given one.
     Zlib(flate2::Compression),
@@ -22,8 +25,8 @@ impl Encoder {
     /// An encoder for `compression`, which must not be [`Compression::None`].
     pub(super) fn new(compression: Compression) -> io::Result<Self> {
         Ok(match compression {
-            Compression::Gzip | Compression::None => Self::Zlib(flate2::Compression::new(3)),
-            Compression::GzipFast => Self::Zlib(flate2::Compression::new(1)),
+            Compression::Gzip | Compression::None => Self::Own(Box::new(deflate::Encoder::new(deflate::Level::Default))),
+            Compression::GzipFast => Self::Own(Box::new(deflate::Encoder::new(deflate::Level::Fast))),
             Compression::GzipLevel(level) => Self::Zlib(flate2::Compression::new(level)),
             Compression::Zstd(level) => Self::Zstd(Box::new(zstd::bulk::Compressor::new(level)?)),
         })
@@ -32,6 +35,10 @@ impl Encoder {
     /// Appends one block to `output`.
     pub(super) fn block(&mut self, input: &[u8], output: &mut Vec<u8>) -> io::Result<()> {
         match self {
+            Self::Own(encoder) => {
+                encoder.compress(input, output);
+                Ok(())
+            }
             Self::Zlib(level) => zlib(*level, input, output),
             // Frames stand one after the other (RFC 8878 section 3).
             Self::Zstd(compressor) => {
