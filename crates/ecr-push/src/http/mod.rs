@@ -13,7 +13,7 @@ mod smithy;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
@@ -49,12 +49,15 @@ pub struct HttpSettings {
 /// The client. Clones share connections.
 #[derive(Clone)]
 pub struct Http {
-    client: reqwest::Client,
     shared: Arc<Shared>,
 }
 
 struct Shared {
     recipe: Recipe,
+    /// For every URL. Made when it is first needed: reading the system's certificates takes longer than a repeated push.
+    client: OnceLock<Result<reqwest::Client>>,
+    /// For `http:` URLs. It trusts no certificate, and where there is a proxy, which may want TLS, it is not used.
+    plain: reqwest::Client,
     /// Clients with another connect time-out, which reqwest sets per client only; instance metadata needs a short one.
     by_connect_timeout: Mutex<HashMap<Duration, reqwest::Client>>,
 }
@@ -63,6 +66,7 @@ struct Shared {
 struct Recipe {
     certificates: Vec<reqwest::Certificate>,
     proxy: proxy::ProxyRules,
+    proxied: bool,
     connect_to: Vec<ConnectTo>,
     user_agent: String,
 }
@@ -74,19 +78,29 @@ impl Http {
         let default_agent = concat!("ecr-push/", env!("CARGO_PKG_VERSION")).to_owned();
         let recipe = Recipe {
             certificates: certificates::read(&settings.ca_files)?,
+            proxied: settings.proxy.http.is_some() || settings.proxy.https.is_some(),
             proxy: proxy::ProxyRules::new(&settings.proxy, &settings.connect_to)?,
             connect_to: connect_to::checked(&settings.connect_to)?,
             user_agent: settings.user_agent.clone().unwrap_or(default_agent),
         };
-        Ok(Self {
-            client: recipe.build(CONNECT_TIMEOUT)?,
-            shared: Arc::new(Shared { recipe, by_connect_timeout: Mutex::default() }),
-        })
+        let plain = recipe.build_without_certificates(CONNECT_TIMEOUT)?;
+        let client = OnceLock::new();
+        if !recipe.certificates.is_empty() {
+            // A certificate that cannot be used is found now, before anything is done.
+            client.get_or_init(|| recipe.build(CONNECT_TIMEOUT)).as_ref().map_err(Clone::clone)?;
+        }
+        Ok(Self { shared: Arc::new(Shared { recipe, client, plain, by_connect_timeout: Mutex::default() }) })
     }
 
     /// The client itself. It has no total time-out, because uploads are long: callers set one per request.
     pub fn client(&self) -> &reqwest::Client {
-        &self.client
+        // Without files of certificates nothing is left that could fail; if it does, TLS fails with a sentence of its own.
+        self.shared.client.get_or_init(|| self.shared.recipe.build(CONNECT_TIMEOUT)).as_ref().unwrap_or(&self.shared.plain)
+    }
+
+    /// The client for `url`: the one above, unless its TLS cannot be needed.
+    pub fn client_for(&self, url: &url::Url) -> &reqwest::Client {
+        if url.scheme() == "http" && !self.shared.recipe.proxied { &self.shared.plain } else { self.client() }
     }
 
     /// The same client as the AWS SDK wants it.
@@ -97,7 +111,7 @@ impl Http {
     fn with_connect_timeout(&self, timeout: Option<Duration>) -> Result<reqwest::Client> {
         let timeout = timeout.unwrap_or(CONNECT_TIMEOUT);
         if timeout == CONNECT_TIMEOUT {
-            return Ok(self.client.clone());
+            return Ok(self.client().clone());
         }
         let mut known = self.shared.by_connect_timeout.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(client) = known.get(&timeout) {
@@ -116,32 +130,35 @@ impl fmt::Debug for Http {
 }
 
 impl Recipe {
+    fn builder(&self, connect_timeout: Duration) -> reqwest::ClientBuilder {
+        reqwest::Client::builder()
+            .http1_only()
+            .redirect(reqwest::redirect::Policy::none())
+            // reqwest replays requests on its own otherwise; our bodies and budgets are not its business.
+            .retry(reqwest::retry::never())
+            .referer(false)
+            .user_agent(&self.user_agent)
+            .connect_timeout(connect_timeout)
+            .tcp_keepalive(TCP_KEEPALIVE)
+            // Turns off the client's own look at the environment.
+            .no_proxy()
+            .proxy(self.proxy.clone().into_reqwest())
+            .dns_resolver(connect_to::Resolver::new(&self.connect_to))
+    }
+
     fn build(&self, connect_timeout: Duration) -> Result<reqwest::Client> {
-        let builder = || {
-            reqwest::Client::builder()
-                .http1_only()
-                .redirect(reqwest::redirect::Policy::none())
-                // reqwest replays requests on its own otherwise; our bodies and budgets are not its business.
-                .retry(reqwest::retry::never())
-                .referer(false)
-                .user_agent(&self.user_agent)
-                .connect_timeout(connect_timeout)
-                .tcp_keepalive(TCP_KEEPALIVE)
-                // Turns off the client's own look at the environment.
-                .no_proxy()
-                .proxy(self.proxy.clone().into_reqwest())
-                .dns_resolver(connect_to::Resolver::new(&self.connect_to))
-        };
-        let merged = builder().tls_certs_merge(self.certificates.iter().cloned()).build();
+        let merged = self.builder(connect_timeout).tls_certs_merge(self.certificates.iter().cloned()).build();
         match merged {
             Ok(client) => Ok(client),
             // A machine without any CA certificate (an empty chroot, a container FROM scratch) can still speak plain
             // HTTP to loopback. HTTPS then fails with an unknown issuer, which names `--ca-bundle`.
-            Err(_) if self.certificates.is_empty() => {
-                builder().tls_certs_only([]).build().map_err(|error| build_error(&error))
-            }
+            Err(_) if self.certificates.is_empty() => self.build_without_certificates(connect_timeout),
             Err(error) => Err(build_error(&error)),
         }
+    }
+
+    fn build_without_certificates(&self, connect_timeout: Duration) -> Result<reqwest::Client> {
+        self.builder(connect_timeout).tls_certs_only([]).build().map_err(|error| build_error(&error))
     }
 }
 

@@ -63,7 +63,11 @@ impl fmt::Debug for Connector {
 
 impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
-        let client = self.http.with_connect_timeout(self.connect_timeout);
+        let plain = url::Url::parse(request.uri()).ok().filter(|url| url.scheme() == "http");
+        let client = match (plain, self.connect_timeout) {
+            (Some(url), None | Some(CONNECT_TIMEOUT)) => Ok(self.http.client_for(&url).clone()),
+            (_, timeout) => self.http.with_connect_timeout(timeout),
+        };
         // The SDK counts the read time-out from the sent request to the first byte of the answer; reqwest does not tell
         // when it has connected, so connecting is added.
         let connect = self.connect_timeout.unwrap_or(CONNECT_TIMEOUT);

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
+use http::StatusCode;
 use tokio::sync::OnceCell;
 use url::{Host, Url};
 
@@ -198,7 +199,7 @@ impl Destination {
         let secure = url("https")?;
         let base = if plain_http {
             url("http")?
-        } else if is_loopback(&secure) && !speaks_tls(http, &secure).await {
+        } else if is_loopback(&secure) && speaks_plain_http(http, &url("http")?).await {
             // A registry on this machine seldom has a certificate.
             url("http")?
         } else {
@@ -574,10 +575,15 @@ fn checked_base_with(base: Url, plain_http: bool) -> Result<Url> {
     Ok(base)
 }
 
-/// True if `base` answers in TLS, whatever it answers.
-async fn speaks_tls(http: &Http, base: &Url) -> bool {
-    let request = http.client().get(base.join("/v2/").unwrap_or_else(|_| base.clone()));
-    request.timeout(Duration::from_secs(5)).send().await.is_ok()
+/// True if `base` answers in plain HTTP. A server of TLS answers 400 to that, or with bytes that are no HTTP. Nothing secret is sent. Asked
+/// this way round because a TLS handshake costs more than everything else that a repeated push does.
+async fn speaks_plain_http(http: &Http, base: &Url) -> bool {
+    let request = http.client_for(base).get(base.join("/v2/").unwrap_or_else(|_| base.clone()));
+    match request.timeout(Duration::from_secs(5)).send().await {
+        Ok(response) => response.status() != StatusCode::BAD_REQUEST,
+        // Nobody there at all: the error is the same either way, and shorter without TLS.
+        Err(error) => error.is_connect(),
+    }
 }
 
 /// `HOST[:PORT]` of a URL.

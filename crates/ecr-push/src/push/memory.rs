@@ -50,6 +50,12 @@ impl Memory {
         self.cache.as_ref().is_some_and(|cache| cache.tag(&self.by_digest(manifest)).is_some())
     }
 
+    /// True if this host has put `manifest` under every one of `tags`, and so confirmed what it needs.
+    pub(super) fn put(&self, tags: &[Tag], manifest: &Digest) -> bool {
+        let cache = self.cache.as_ref();
+        cache.is_some_and(|cache| tags.iter().all(|tag| cache.tag(&self.reference(tag)) == Some(*manifest)))
+    }
+
     /// Remembers what a tag points at.
     pub(super) fn remember_tag(&self, tag: &Tag, manifest: Digest) {
         if let Some(cache) = &self.cache {

@@ -330,8 +330,8 @@ impl Push {
         let Some(manifest) = plan::existing(identity, self.codec(), states).or(by_digest.as_ref()) else {
             return Ok(None);
         };
-        // ECR keeps what an image needs as long as the image is there.
-        let is_own = self.destination.ecr.is_some() && self.memory.has_put(tags);
+        // What this host has put there itself was whole then, and registries keep what an image needs. Another's is looked at.
+        let is_own = self.memory.put(tags, &manifest.digest);
         let blobs = if is_own { Some(manifest.blobs().cloned().collect()) } else { self.is_whole(manifest).await? };
         let Some(blobs) = blobs else { return Ok(None) };
         let contents = contents_of(manifest).unwrap_or_else(|| preview.contents.clone());

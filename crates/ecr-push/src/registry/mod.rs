@@ -182,7 +182,7 @@ impl Repository {
         loop {
             let credential = self.auth.credential().await?;
             let generation = credential.as_ref().map_or(0, |credential| credential.generation);
-            let mut request = build(self.http.client());
+            let mut request = build(self.http.client_for(&self.base));
             if let Some(credential) = credential {
                 request = request.header(header::AUTHORIZATION, credential.header);
             }

@@ -68,7 +68,7 @@ impl Repository {
                     "the registry sends readers of a blob to a place that is no URL",
                 )
             })?;
-            let sent = self.http.client().get(target.clone()).timeout(limit).send().await;
+            let sent = self.http.client_for(&target).get(target.clone()).timeout(limit).send().await;
             response = sent.map_err(|error| transport_error(Side::Destination, OPERATION, &error, &target))?;
         }
         if !response.status().is_success() {

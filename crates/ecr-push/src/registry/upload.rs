@@ -120,7 +120,7 @@ impl Repository {
         let (watch, stream) = body(content.clone(), digest, progress);
         let mut request = self
             .http
-            .client()
+            .client_for(&target)
             .request(Method::PUT, target.clone())
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::CONTENT_LENGTH, content.len())
