@@ -62,6 +62,17 @@ const ROOMS: &[RoomRule] = &[
         because: "bytes in, bytes out: the output depends on nothing else",
     },
     RoomRule {
+        room: "known",
+        uses: Rooms::Only(&["error", "image", "compress"]),
+        because: "what is known of blobs is plain, and a file; who asks registries is push",
+    },
+    RoomRule { room: "store", uses: Rooms::Only(&["image"]), because: "it reads files, and asks nobody" },
+    RoomRule {
+        room: "containerd",
+        uses: Rooms::Only(&["error", "image", "engine"]),
+        because: "a place images come from; of engine it uses the grammar of names",
+    },
+    RoomRule {
         room: "http",
         uses: Rooms::Only(&["error"]),
         because: "one client for everybody; what is asked with it is not its business",
