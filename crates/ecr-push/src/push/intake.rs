@@ -35,14 +35,14 @@ pub(super) struct Blob {
     /// The layer it holds and its media type, where this host has made or unpacked it.
     pub(super) layer: Option<(DiffId, &'static str)>,
     /// Its bytes in the spool, and its place among those in flight: given back when the blob is done.
-    pub(super) _held: Option<spool::Held>,
+    pub(super) held: Option<spool::Held>,
     pub(super) _slot: Option<OwnedSemaphorePermit>,
 }
 
 impl Blob {
     /// A blob that lies where it can be read at any time.
     pub(super) fn stored(digest: Digest, content: Content) -> Self {
-        Self { digest, content, layer: None, _held: None, _slot: None }
+        Self { digest, content, layer: None, held: None, _slot: None }
     }
 }
 
@@ -146,7 +146,7 @@ impl Work {
     /// The blob that a layer became.
     fn made(&self, diff_id: DiffId, spooled: Spooled, slot: Option<OwnedSemaphorePermit>) -> Blob {
         let Spooled { digest, content, held } = spooled;
-        Blob { digest, content, layer: Some((diff_id, self.media_type)), _held: Some(held), _slot: slot }
+        Blob { digest, content, layer: Some((diff_id, self.media_type)), held: Some(held), _slot: slot }
     }
 
     /// Reads one layer that can be read at any time.
@@ -278,7 +278,7 @@ impl LayerSink for Intake {
         self.work.finish(number, actual, size);
         if self.sizes.insert(actual, size).is_none() {
             let Spooled { digest, content, held } = spooled;
-            self.pass_on(Blob { digest, content, layer, _held: Some(held), _slot: slot });
+            self.pass_on(Blob { digest, content, layer, held: Some(held), _slot: slot });
         }
         Ok((actual, diff_id))
     }

@@ -37,7 +37,9 @@ impl Push {
         if let Some(count) = preview.layers {
             self.events.emit(Event::Layers { count });
         }
-        self.destination.present_of(&preview.blobs, &self.retry).await?;
+        let present = self.destination.present_of(&preview.blobs, &self.retry).await?;
+        let unknown = preview.diff_ids.iter().filter(|layer| self.memory.find(layer).is_empty()).count();
+        let _opening = self.open_connections(preview.blobs.len().saturating_sub(present.len()) + unknown);
         let mounts = Mounts::new(&self.destination, &self.request.reuse.mount_from, &self.retry, &self.events);
         let verdicts = Verdicts::new(&preview.diff_ids);
         let _learning = AbortOnDropHandle::new(tokio::spawn(
@@ -103,6 +105,15 @@ impl Push {
         report.elapsed = self.started.elapsed();
         report.retries = self.retry.retries();
         Ok(report)
+    }
+
+    /// Connections for the uploads to come, where nothing else opens them: ECR is asked for layers at another host.
+    fn open_connections(&self, uploads: usize) -> Option<AbortOnDropHandle<()>> {
+        if self.destination.ecr.is_none() || self.request.dry_run || uploads < 2 {
+            return None;
+        }
+        let (repository, count) = (self.destination.repository.clone(), uploads.min(self.request.jobs));
+        Some(AbortOnDropHandle::new(tokio::spawn(async move { repository.open_connections(count).await })))
     }
 
     fn learn(&self, preview: &Preview, mounts: &Mounts, verdicts: &Verdicts) -> Learn {

@@ -224,7 +224,9 @@ impl Uploads {
                     // A mount that was refused has left an open session behind.
                     let session = self.mounts.session();
                     let repository = &self.destination.repository;
-                    let sent = repository.upload(digest, &blob.content, session, self.progress(digest)).await;
+                    // What lies in the spool was hashed as it was written there.
+                    let hashed = blob.held.is_some();
+                    let sent = repository.upload(digest, &blob.content, hashed, session, self.progress(digest)).await;
                     let Err(error) = sent else { return Ok(()) };
                     match error.retry() {
                         Retry::NewToken if !renewed.swap(true, Ordering::Relaxed) => {}

@@ -81,18 +81,19 @@ impl Watch {
     }
 }
 
-/// The bytes of `content` as a stream for the connection. They are hashed on the way; the last chunk is withheld unless
-/// the whole has `digest`, so that a damaged file never becomes a finished upload. Must be called within a runtime.
+/// The bytes of `content` as a stream for the connection. Unless their digest is known to be right (`expected` is none), they are hashed
+/// on the way, and the last chunk is withheld if the whole does not have it, so that a damaged file never becomes a finished upload. Must
+/// be called within a runtime.
 pub(super) fn body(
     content: Content,
-    digest: Digest,
+    expected: Option<Digest>,
     progress: Progress,
 ) -> (Arc<Watch>, impl Stream<Item = io::Result<Bytes>> + Send + 'static) {
     let watch = Watch::new();
     let (sender, receiver) = mpsc::channel(AHEAD);
     let reader_watch = Arc::clone(&watch);
     let len = content.len();
-    tokio::task::spawn_blocking(move || read_ahead(&content, digest, &reader_watch, &sender));
+    tokio::task::spawn_blocking(move || read_ahead(&content, expected, &reader_watch, &sender));
     let stream_watch = Arc::clone(&watch);
     let stream = unfold(receiver, move |mut receiver| {
         let watch = Arc::clone(&stream_watch);
@@ -119,7 +120,12 @@ pub(super) fn body(
     (watch, stream)
 }
 
-fn read_ahead(content: &Content, digest: Digest, watch: &Watch, sender: &mpsc::Sender<io::Result<Bytes>>) {
+fn read_ahead(
+    content: &Content,
+    expected: Option<Digest>,
+    watch: &Watch,
+    sender: &mpsc::Sender<io::Result<Bytes>>,
+) {
     let refuse = |error: io::Error| {
         let copy = io::Error::new(error.kind(), error.to_string());
         watch.set_broken(Broken::Unreadable(error));
@@ -139,14 +145,16 @@ fn read_ahead(content: &Content, digest: Digest, watch: &Watch, sender: &mpsc::S
             Err(error) => return refuse(error),
         };
         chunk.truncate(n);
-        hasher.update(&chunk);
         position += n as u64;
-        if position == content.len() {
-            let (actual, _) = hasher.clone().finish();
-            if actual != digest {
-                watch.set_broken(Broken::WrongDigest(actual));
-                let _ = sender.blocking_send(Err(io::Error::other("the bytes do not have the promised digest")));
-                return;
+        if let Some(expected) = expected {
+            hasher.update(&chunk);
+            if position == content.len() {
+                let (actual, _) = hasher.clone().finish();
+                if actual != expected {
+                    watch.set_broken(Broken::WrongDigest(actual));
+                    let _ = sender.blocking_send(Err(io::Error::other("the bytes do not have the promised digest")));
+                    return;
+                }
             }
         }
         if sender.blocking_send(Ok(chunk.freeze())).is_err() {

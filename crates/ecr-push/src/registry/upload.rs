@@ -99,7 +99,8 @@ impl Repository {
         Ok(target)
     }
 
-    /// Sends a blob: opens a session if none is given, streams the bytes, has them committed. Not repeated here.
+    /// Sends a blob: opens a session if none is given, streams the bytes, has them committed. Not repeated here. Bytes that are `hashed`
+    /// have their digest from this process, and are not hashed again.
     ///
     /// # Errors
     /// If the registry refuses, the connection breaks or stalls, or the bytes are not what was promised.
@@ -107,6 +108,7 @@ impl Repository {
         &self,
         digest: Digest,
         content: &Content,
+        hashed: bool,
         session: Option<Url>,
         progress: Progress,
     ) -> Result<()> {
@@ -117,7 +119,8 @@ impl Repository {
         target.query_pairs_mut().append_pair("digest", &digest.to_string());
         let operation = "send blob";
         let credential = self.auth.credential().await?;
-        let (watch, stream) = body(content.clone(), digest, progress);
+        let expected = if hashed { None } else { Some(digest) };
+        let (watch, stream) = body(content.clone(), expected, progress);
         let mut request = self
             .http
             .client_for(&target)

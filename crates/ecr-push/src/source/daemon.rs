@@ -4,10 +4,14 @@
 //! it either: an image may be removed meanwhile. So a store is a short cut that may end anywhere, and then the engine is asked.
 
 use std::collections::HashSet;
+use std::io::{self, Read};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 use tokio::runtime::Handle;
-use tokio_util::io::SyncIoBridge;
+use tokio::sync::mpsc;
+use tokio_util::io::ReaderStream;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::archive::{Archive, Input, config_digest, root_digest};
 use super::layout::{Directory, deliver, preview_of};
@@ -16,7 +20,7 @@ use super::tar_index::{Entries, Mode, Wanted};
 use super::{
     ConfigBlob, Contents, Image, LayerRef, LayerSink, OpenLayer, Preview, Selection, Source, StoredLayer, source_error,
 };
-use crate::engine::{Engine, EngineImage, LocalStore};
+use crate::engine::{Engine, EngineImage, Export, LocalStore};
 use crate::error::Result;
 use crate::image::{Config, Digest, Manifest};
 #[cfg(unix)]
@@ -232,10 +236,10 @@ impl DockerDaemon {
         self.checked(image)
     }
 
-    fn export(&self) -> Result<(String, SyncIoBridge<crate::engine::Export>)> {
+    fn export(&self) -> Result<(String, ReadAhead)> {
         let export = self.runtime.block_on(self.engine.export(&self.image.id))?;
         let name = format!("the export of {} by {}", self.image.reference, self.engine.describe());
-        Ok((name, SyncIoBridge::new_with_handle(export, self.runtime.clone())))
+        Ok((name, ReadAhead::start(export, &self.runtime)))
     }
 
     /// The image, if it is the one that the engine was asked for.
@@ -254,5 +258,45 @@ impl DockerDaemon {
             .with_hint("push again; if it stays so, restart the engine"));
         }
         Ok(image)
+    }
+}
+
+/// Bytes that the engine sends at a time, and how many of these pieces are taken in ahead of the reader.
+const PIECE: usize = 256 * 1024;
+const PIECES_AHEAD: usize = 8;
+
+/// Reads an export ahead of whoever hashes and compresses it, so that the engine need not wait for either.
+struct ReadAhead {
+    pieces: mpsc::Receiver<io::Result<Bytes>>,
+    rest: Bytes,
+    _reading: AbortOnDropHandle<()>,
+}
+
+impl ReadAhead {
+    fn start(export: Export, runtime: &Handle) -> Self {
+        let (sender, pieces) = mpsc::channel(PIECES_AHEAD);
+        let mut stream = ReaderStream::with_capacity(export, PIECE);
+        let reading = runtime.spawn(async move {
+            while let Some(piece) = stream.next().await {
+                if sender.send(piece).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Self { pieces, rest: Bytes::new(), _reading: AbortOnDropHandle::new(reading) }
+    }
+}
+
+impl Read for ReadAhead {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while self.rest.is_empty() {
+            match self.pieces.blocking_recv() {
+                Some(piece) => self.rest = piece?,
+                None => return Ok(0),
+            }
+        }
+        let n = buffer.len().min(self.rest.len());
+        buffer[..n].copy_from_slice(&self.rest.split_to(n));
+        Ok(n)
     }
 }
