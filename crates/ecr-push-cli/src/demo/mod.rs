@@ -92,6 +92,8 @@ async fn demo(
     say!("Created the repository {}/{REPOSITORY}", server.registry_host());
 
     let mut request = request::request(push_args, environment)?.push;
+    // What is remembered of a registry that ends with the program helps nobody.
+    request.reuse.cache_dir = None;
     if args.image.is_none() {
         let path = directory.path().join("image.tar");
         packed::write(&path).map_err(|error| fail("the demo's image cannot be packed", error))?;

@@ -62,6 +62,8 @@ pub(super) struct Destination {
     events: Events,
     /// No way to ask for blobs is left: everything is sent.
     blind: Arc<AtomicBool>,
+    /// Another repository than the one that is pushed to, which nobody needs to be asked about.
+    is_sibling: bool,
     /// What was asked for in advance. Asked again after a broken upload, which looks past this.
     asked: Arc<Mutex<HashMap<Digest, Presence>>>,
 }
@@ -177,6 +179,7 @@ impl Destination {
             })),
             events: events.clone(),
             blind: Arc::default(),
+            is_sibling: false,
             asked: Arc::default(),
         })
     }
@@ -218,6 +221,7 @@ impl Destination {
             ecr: None,
             events: events.clone(),
             blind: Arc::default(),
+            is_sibling: false,
             asked: Arc::default(),
         })
     }
@@ -242,6 +246,7 @@ impl Destination {
             ecr,
             events: self.events.clone(),
             blind: Arc::default(),
+            is_sibling: true,
             asked: Arc::default(),
         }
     }
@@ -418,7 +423,7 @@ impl Destination {
             BlobStatus::Present(size) => Ok(Some(size)),
             BlobStatus::Absent => Ok(None),
             BlobStatus::Unaskable => {
-                if !self.blind.swap(true, Ordering::Relaxed) {
+                if !self.blind.swap(true, Ordering::Relaxed) && !self.is_sibling {
                     let right = if self.ecr.is_some() { " (ecr:BatchCheckLayerAvailability)" } else { "" };
                     self.events.warning(format!(
                         "the registry does not let these credentials ask which layers it has{right}, so every layer is sent"

@@ -94,7 +94,7 @@ impl DockerDaemon {
         let stored = layers.into_iter().filter(|layer| seen.insert(layer.diff_id())).map(|layer| {
             let (diff_id, size) = (layer.diff_id(), layer.size_hint());
             let open: OpenLayer = Box::new(move || Ok(Box::new(layer.open()?)));
-            StoredLayer { diff_id, size, name: format!("the layer {diff_id} in the engine's store"), open }
+            StoredLayer { diff_id, size, name: "a layer of the engine's store".to_owned(), open }
         });
         let door = Door::Graph { config: config.into(), layers: stored.collect() };
         Ok((door, format!("the {} store at {}", store.driver, store.root.display())))

@@ -32,6 +32,7 @@ const WORDS: Words = &[
     ("--attestations", "the command line's `--attestations`"),
     ("--ca-bundle", "AWS_CA_BUNDLE"),
     ("--connect-to", "the command line's `--connect-to`"),
+    ("--containerd-namespace", "the variable CONTAINERD_NAMESPACE"),
     ("--create-repository", "autoCreateRepository: true"),
     ("--dry-run", "the command line's `--dry-run`"),
     ("--dualstack", "AWS_USE_DUALSTACK_ENDPOINT"),
@@ -256,7 +257,7 @@ mod tests {
         }
         assert!(flags.contains("--region") && flags.contains("--create-repository"), "{flags:?}");
         // Flags of others: docker's, and the AWS CLI's in a hint.
-        flags.retain(|flag| !["--all", "--host", "--repository-name"].contains(&flag.as_str()));
+        flags.retain(|flag| !["--all", "--host", "--name", "--repository-name", "--value"].contains(&flag.as_str()));
         let known = |flag: &String| WORDS.iter().any(|(known, _)| known == flag);
         let unknown: Vec<&String> = flags.iter().filter(|flag| !known(flag)).collect();
         assert!(unknown.is_empty(), "{unknown:?}");
