@@ -29,12 +29,15 @@ impl ContainerdSource {
         let image = containerd.image(name).await?;
         let described = format!("{} of {}", image.name, containerd.describe());
         let store = Store { containerd, name: described, runtime: Handle::current() };
-        // What is asked of a layout is asked by blocking calls.
-        let selected = tokio::task::block_in_place(|| {
+        // What is asked of a layout is asked by blocking calls, on a thread of their own: a `block_on` within the task that the runtime is
+        // blocked on would swallow wake-ups that are meant for that one.
+        let selection = selection.clone();
+        let opened = tokio::task::spawn_blocking(move || {
             let root = Manifest::parse(store.document(&image.digest)?, Some(&image.media_type))?;
-            from_root(&store, root, None, selection)
-        })?;
-        Ok(Self { store, selected })
+            let selected = from_root(&store, root, None, &selection)?;
+            Ok(Self { store, selected })
+        });
+        opened.await.map_err(|error| source_error("read image", "reading the image ended early").with_source(error))?
     }
 
     /// How the log calls it.
