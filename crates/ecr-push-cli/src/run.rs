@@ -5,6 +5,10 @@ use std::future::Future;
 use ecr_push::events::{Event, Events};
 use ecr_push::push::{LocalImage, PushReport, PushRequest};
 use ecr_push::{Error, Result};
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::fmt;
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::platform::{Stop, Stops};
 use crate::report::Reporter;
@@ -86,11 +90,13 @@ async fn tag(image: &LocalImage, references: &[String], reporter: &Reporter) -> 
 pub fn trace(reporter: &Reporter, targets: &str) {
     let level = if reporter.has_details() { "ecr_push=debug" } else { "ecr_push=warn" };
     let writer = reporter.clone();
-    let subscriber = tracing_subscriber::fmt().without_time().with_target(false).with_ansi(false);
-    let subscriber =
-        subscriber.with_writer(move || Notes(writer.clone())).with_env_filter(format!("{level},{targets}"));
+    let wanted = if targets.is_empty() { level.to_owned() } else { format!("{level},{targets}") };
+    // They are words of this program, which can be read.
+    let wanted: Targets = wanted.parse().unwrap_or_default();
+    let notes = fmt::layer().without_time().with_target(false).with_ansi(false);
+    let notes = notes.with_writer(move || Notes(writer.clone())).with_filter(wanted);
     // A second one in the same process is no loss.
-    let _ = subscriber.try_init();
+    let _ = tracing_subscriber::registry().with(notes).try_init();
 }
 
 /// Takes the notes, each in one piece.

@@ -95,7 +95,11 @@ impl Http {
     /// The client itself. It has no total time-out, because uploads are long: callers set one per request.
     pub fn client(&self) -> &reqwest::Client {
         // Without files of certificates nothing is left that could fail; if it does, TLS fails with a sentence of its own.
-        self.shared.client.get_or_init(|| self.shared.recipe.build(CONNECT_TIMEOUT)).as_ref().unwrap_or(&self.shared.plain)
+        self.shared
+            .client
+            .get_or_init(|| self.shared.recipe.build(CONNECT_TIMEOUT))
+            .as_ref()
+            .unwrap_or(&self.shared.plain)
     }
 
     /// The client for `url`: the one above, unless its TLS cannot be needed.
