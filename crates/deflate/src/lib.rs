@@ -3,10 +3,10 @@
 //! Written for the layers of images, where compression takes more time than all else together: mostly programs,
 //! libraries and source text, cut into chunks of 1 MiB. The work is divided thus:
 //!
-//! 1. A match finder ([`fast`], [`lazy`]) turns some thousand tokens' worth of input into a [`Piece`], which counts its
+//! 1. A match finder (`fast`, `lazy`) turns some thousand tokens' worth of input into a `Piece`, which counts its
 //!    symbols as they come.
-//! 2. [`block`] joins pieces to a block as long as one code for all of them is shorter than two, and writes it in the
-//!    shortest format. [`huffman`] makes the codes, [`codes`] the bits.
+//! 2. `block` joins pieces to a block as long as one code for all of them is shorter than two, and writes it in the
+//!    shortest format. `huffman` makes the codes, `codes` the bits.
 //!
 //! The output depends on the input and the level alone: not on what the encoder did before, and not on the machine. All
 //! decisions are made in whole numbers.

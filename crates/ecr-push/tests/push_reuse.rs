@@ -201,7 +201,8 @@ async fn a_cache_that_cannot_be_used_costs_time_and_nothing_else() {
     let first = pushed(request("v1")).await;
     let entries = || std::fs::read_dir(cache.join("v1")).unwrap().flatten().map(|e| e.path()).filter(|p| p.is_file());
     // Corrupt; of another version; blobs that are nowhere; sizes that are not the registry's.
-    let spoil: [(&str, fn(&str) -> String); 4] = [
+    type Spoil = fn(&str) -> String;
+    let spoil: [(&str, Spoil); 4] = [
         ("v2", |text| text[..text.len() / 2].to_owned()),
         ("v3", |text| text.replace("\"version\":1", "\"version\":99")),
         ("v4", |text| {
@@ -278,7 +279,8 @@ async fn an_image_that_does_not_fit_teaches_nothing() {
     let other = Digest::of(b"x").to_string();
     let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
     let one = |media_type: &'static str| vec![(media_type, good.clone())];
-    let cases: [(&str, Vec<String>, Vec<(&str, Vec<u8>)>, &str); 5] = [
+    type Blobs<'a> = Vec<(&'a str, Vec<u8>)>;
+    let cases: [(&str, Vec<String>, Blobs<'_>, &str); 5] = [
         ("counts", ids.to_vec(), one(GZIP), "amd64"),
         ("platform", vec![ids[0].clone()], one(GZIP), "arm64"),
         ("two blobs", vec![ids[0].clone(); 2], vec![(GZIP, good.clone()), (GZIP, gzip(&raw[0].1, 1))], "amd64"),

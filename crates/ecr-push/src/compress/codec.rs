@@ -25,7 +25,9 @@ impl Encoder {
     /// An encoder for `compression`, which must not be [`Compression::None`].
     pub(super) fn new(compression: Compression) -> io::Result<Self> {
         Ok(match compression {
-            Compression::Gzip | Compression::None => Self::Own(Box::new(deflate::Encoder::new(deflate::Level::Default))),
+            Compression::Gzip | Compression::None => {
+                Self::Own(Box::new(deflate::Encoder::new(deflate::Level::Default)))
+            }
             Compression::GzipFast => Self::Own(Box::new(deflate::Encoder::new(deflate::Level::Fast))),
             Compression::GzipLevel(level) => Self::Zlib(flate2::Compression::new(level)),
             Compression::Zstd(level) => Self::Zstd(Box::new(zstd::bulk::Compressor::new(level)?)),
@@ -95,7 +97,7 @@ impl Codec {
 /// Unpacks a stream of any codec. Several gzip members or zstd frames are one stream.
 pub enum Decoder<R: Read> {
     /// gzip.
-    Gzip(flate2::read::MultiGzDecoder<R>),
+    Gzip(Box<flate2::read::MultiGzDecoder<R>>),
     /// zstd.
     Zstd(Box<zstd::stream::read::Decoder<'static, io::BufReader<R>>>),
     /// Not compressed.
@@ -109,7 +111,7 @@ impl<R: Read> Decoder<R> {
     /// If memory for it cannot be had.
     pub fn new(codec: Codec, reader: R) -> io::Result<Self> {
         Ok(match codec {
-            Codec::Gzip => Self::Gzip(flate2::read::MultiGzDecoder::new(reader)),
+            Codec::Gzip => Self::Gzip(Box::new(flate2::read::MultiGzDecoder::new(reader))),
             Codec::Zstd => Self::Zstd(Box::new(zstd::stream::read::Decoder::new(reader)?)),
             Codec::None => Self::None(reader),
         })

@@ -12,9 +12,8 @@ use bytes::Bytes;
 use futures_util::future::join_all;
 
 use super::destination::Destination;
-use super::memory::Memory;
-use super::mounts::Mounts;
-use super::verdicts::{Reused, Verdicts};
+use super::uploads::Known;
+use super::verdicts::Reused;
 use crate::compress::{Codec, Decoder};
 use crate::error::{Error, Result, Side};
 use crate::events::{BlobAction, Event, Events};
@@ -50,9 +49,7 @@ pub(super) struct Wish {
 pub(super) struct Learn {
     pub(super) wish: Wish,
     pub(super) destination: Destination,
-    pub(super) mounts: Mounts,
-    pub(super) memory: Memory,
-    pub(super) verdicts: Verdicts,
+    pub(super) known: Known,
     pub(super) retry: RetryBudget,
     pub(super) events: Events,
     pub(super) dry_run: bool,
@@ -87,24 +84,24 @@ struct Teacher {
 impl Learn {
     /// Finds what there is, and settles the verdicts. `read` are tags that were read already.
     pub(super) async fn run(self, read: Vec<(Tag, Option<Found>)>) {
-        if self.wish.reuse != Reuse::Off && !self.verdicts.open().is_empty() {
+        if self.wish.reuse != Reuse::Off && !self.known.verdicts.open().is_empty() {
             // What fails here has been said, and the layers stay needed.
             self.search(read).await;
         }
-        self.verdicts.settle();
+        self.known.verdicts.settle();
     }
 
     async fn search(&self, read: Vec<(Tag, Option<Found>)>) {
         let mut candidates = self.remembered();
         self.take(&candidates).await;
-        if matches!(self.wish.reuse, Reuse::Registry | Reuse::Verify) && !self.verdicts.open().is_empty() {
+        if matches!(self.wish.reuse, Reuse::Registry | Reuse::Verify) && !self.known.verdicts.open().is_empty() {
             let taught = self.ask_images(read).await;
             for (pair, places) in taught {
                 candidates.add(pair, places);
             }
             self.take(&candidates).await;
         }
-        if !self.dry_run && !self.verdicts.open().is_empty() {
+        if !self.dry_run && !self.known.verdicts.open().is_empty() {
             self.mount(&candidates).await;
         }
     }
@@ -112,12 +109,12 @@ impl Learn {
     /// What the cache says of the open layers.
     fn remembered(&self) -> Candidates {
         let mut candidates = Candidates::default();
-        for layer in self.verdicts.open() {
-            for remembered in self.memory.find(&layer) {
+        for layer in self.known.verdicts.open() {
+            for remembered in self.known.memory.find(&layer) {
                 if self.wish.reuse == Reuse::Own && remembered.pair.origin != (Origin::Cache { own: true }) {
                     continue;
                 }
-                let places = self.memory.siblings(&remembered.places);
+                let places = self.known.memory.siblings(&remembered.places);
                 candidates.add(remembered.pair, places);
             }
         }
@@ -136,7 +133,7 @@ impl Learn {
             Ok(present) => present,
             Err(error) => return self.detail(format!("known layers cannot be asked for: {error}")),
         };
-        for layer in self.verdicts.open() {
+        for layer in self.known.verdicts.open() {
             for (pair, _) in candidates.0.get(&layer).into_iter().flatten().filter(|(pair, _)| self.is_wanted(pair)) {
                 let Some(size) = present.get(&pair.blob.digest) else { continue };
                 if size.is_some_and(|size| size != pair.blob.size) {
@@ -158,27 +155,28 @@ impl Learn {
 
     fn accept(&self, pair: &Pair, action: BlobAction) {
         let reused = Reused { blob: pair.blob.clone(), origin: pair.origin.clone(), action };
-        if !self.verdicts.reuse(&pair.diff_id, reused) {
+        if !self.known.verdicts.reuse(&pair.diff_id, reused) {
             return;
         }
         self.events.emit(Event::BlobDone { digest: pair.blob.digest, size: pair.blob.size, action });
-        self.memory.remember(pair.clone());
+        self.known.memory.remember(pair.clone());
     }
 
     /// Mounts those candidates that another repository of the registry has.
     async fn mount(&self, candidates: &Candidates) {
-        self.mounts.look_for(&candidates.digests()).await;
+        self.known.mounts.look_for(&candidates.digests()).await;
         let mut tries = Vec::new();
-        for layer in self.verdicts.open() {
+        for layer in self.known.verdicts.open() {
             // One try a layer: each refusal costs a round trip.
             let wanted = candidates.0.get(&layer).into_iter().flatten().filter(|(pair, _)| self.is_wanted(pair));
             let mut wanted = wanted.filter(|(pair, places)| {
-                places.iter().for_each(|place| self.mounts.note(pair.blob.digest, place));
-                self.mounts.has_place(&pair.blob.digest)
+                places.iter().for_each(|place| self.known.mounts.note(pair.blob.digest, place));
+                self.known.mounts.has_place(&pair.blob.digest)
             });
             tries.extend(wanted.next().map(|(pair, _)| pair));
         }
-        let mounted = join_all(tries.iter().map(|pair| self.mounts.mount(&pair.blob.digest, pair.blob.size))).await;
+        let mounted =
+            join_all(tries.iter().map(|pair| self.known.mounts.mount(&pair.blob.digest, pair.blob.size))).await;
         for (pair, _) in tries.into_iter().zip(mounted).filter(|(_, mounted)| *mounted) {
             if self.wish.reuse == Reuse::Verify
                 && let Err(error) = self.verify(&self.destination, pair).await
@@ -215,7 +213,7 @@ impl Learn {
             reference: tag.clone(),
         };
         teachers.extend(unread.iter().map(|tag| teacher(&self.destination, "", tag)));
-        for sibling in self.mounts.siblings() {
+        for sibling in self.known.mounts.siblings() {
             let prefix = format!("{}:", sibling.repository.name());
             teachers.extend(tags.iter().map(|tag| teacher(sibling, &prefix, tag)));
         }
@@ -230,7 +228,7 @@ impl Learn {
         });
         // Only if the tags do not say everything already: these are the least likely to.
         let taught: HashSet<DiffId> = pairs.iter().map(|(pair, _)| pair.diff_id).collect();
-        if self.verdicts.open().iter().any(|layer| !taught.contains(layer)) {
+        if self.known.verdicts.open().iter().any(|layer| !taught.contains(layer)) {
             let teachers = newest.iter().map(|digest| Teacher {
                 repository: self.destination.clone(),
                 name: digest.short(),

@@ -13,7 +13,7 @@ use super::intake::{Blob, Intake, Work};
 use super::learn::{Learn, Wish};
 use super::mounts::Mounts;
 use super::plan::{self, Identity, TagState};
-use super::uploads::Uploads;
+use super::uploads::{Known, Uploads};
 use super::verdicts::Verdicts;
 use super::{BlobReport, Push, PushReport};
 use crate::compress::{Codec, Compressor};
@@ -42,8 +42,9 @@ impl Push {
         let _opening = self.open_connections(preview.blobs.len().saturating_sub(present.len()) + unknown);
         let mounts = Mounts::new(&self.destination, &self.request.reuse.mount_from, &self.retry, &self.events);
         let verdicts = Verdicts::new(&preview.diff_ids);
+        let known = Known { mounts: mounts.clone(), memory: self.memory.clone(), verdicts: verdicts.clone() };
         let _learning = AbortOnDropHandle::new(tokio::spawn(
-            self.learn(&preview, &mounts, &verdicts)
+            self.learn(&preview, known.clone())
                 .run(states.iter().map(|state| (state.tag.clone(), state.found.clone())).collect()),
         ));
         let uploads = Uploads::new(
@@ -52,9 +53,7 @@ impl Push {
             self.events.clone(),
             self.request.jobs,
             self.request.dry_run,
-            mounts.clone(),
-            self.memory.clone(),
-            verdicts.clone(),
+            known,
         );
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -116,15 +115,13 @@ impl Push {
         Some(AbortOnDropHandle::new(tokio::spawn(async move { repository.open_connections(count).await })))
     }
 
-    fn learn(&self, preview: &Preview, mounts: &Mounts, verdicts: &Verdicts) -> Learn {
+    fn learn(&self, preview: &Preview, known: Known) -> Learn {
         let reuse = &self.request.reuse;
         let codec = self.codec();
         Learn {
             wish: Wish { reuse: reuse.policy, from: reuse.from.clone(), codec, platform: preview.platform.clone() },
             destination: self.destination.clone(),
-            mounts: mounts.clone(),
-            memory: self.memory.clone(),
-            verdicts: verdicts.clone(),
+            known,
             retry: self.retry.clone(),
             events: self.events.clone(),
             dry_run: self.request.dry_run,

@@ -47,6 +47,14 @@ pub struct BlobReport {
     pub reused_from: Option<Origin>,
 }
 
+/// What is known of blobs, and becomes known. Clones share it.
+#[derive(Clone)]
+pub(super) struct Known {
+    pub(super) mounts: Mounts,
+    pub(super) memory: Memory,
+    pub(super) verdicts: Verdicts,
+}
+
 /// Sends blobs to one destination.
 #[derive(Clone)]
 pub(super) struct Uploads {
@@ -54,9 +62,7 @@ pub(super) struct Uploads {
     retry: RetryBudget,
     events: Events,
     dry_run: bool,
-    mounts: Mounts,
-    memory: Memory,
-    verdicts: Verdicts,
+    known: Known,
     small: Arc<Lanes>,
     large: Arc<Lanes>,
 }
@@ -91,13 +97,11 @@ impl Uploads {
         events: Events,
         jobs: usize,
         dry_run: bool,
-        mounts: Mounts,
-        memory: Memory,
-        verdicts: Verdicts,
+        known: Known,
     ) -> Self {
         let jobs = jobs.max(1);
         let (small, large) = (Lanes::new(jobs * SMALL_FOR_LARGE), Lanes::new(jobs));
-        Self { destination, retry, events, dry_run, mounts, memory, verdicts, small, large }
+        Self { destination, retry, events, dry_run, known, small, large }
     }
 
     /// How many uploads, large and small, may go on at a time.
@@ -165,7 +169,7 @@ impl Uploads {
         let present = self.destination.present_of(&digests, &self.retry).await?;
         let absent: Vec<Digest> = digests.into_iter().filter(|digest| !present.contains_key(digest)).collect();
         if !self.dry_run {
-            self.mounts.look_for(&absent).await;
+            self.known.mounts.look_for(&absent).await;
         }
         Ok(Done::Asked(batch.into_iter().map(|blob| (present.contains_key(&blob.digest), blob)).collect()))
     }
@@ -175,7 +179,7 @@ impl Uploads {
         let Some((diff_id, media_type)) = blob.layer else { return true };
         let descriptor =
             Descriptor { media_type: media_type.to_owned(), digest: blob.digest, size: blob.content.len() };
-        self.verdicts.made(diff_id, descriptor).await
+        self.known.verdicts.made(diff_id, descriptor).await
     }
 
     fn finish(&self, blob: &Blob, action: BlobAction) -> BlobReport {
@@ -185,7 +189,7 @@ impl Uploads {
             && let Some((diff_id, media_type)) = blob.layer
         {
             let blob = Descriptor { media_type: media_type.to_owned(), digest, size };
-            self.memory.remember(Pair { diff_id, blob, origin: Origin::Cache { own: true } });
+            self.known.memory.remember(Pair { diff_id, blob, origin: Origin::Cache { own: true } });
         }
         BlobReport { digest, diff_id: blob.layer.map(|(diff_id, _)| diff_id), size, action, reused_from: None }
     }
@@ -202,7 +206,7 @@ impl Uploads {
         let lanes = if blob.content.len() < SMALL { &self.small } else { &self.large };
         let permit = lanes.permits.acquire().await;
         let permit = permit.map_err(|_| Error::new(Side::Local, "send blob", "the uploads have ended"))?;
-        if self.mounts.mount(&digest, blob.content.len()).await {
+        if self.known.mounts.mount(&digest, blob.content.len()).await {
             return Ok(self.finish(&blob, BlobAction::Mounted));
         }
         self.events.emit(Event::UploadStarted { digest, size: blob.content.len() });
@@ -222,7 +226,7 @@ impl Uploads {
                         }
                     }
                     // A mount that was refused has left an open session behind.
-                    let session = self.mounts.session();
+                    let session = self.known.mounts.session();
                     let repository = &self.destination.repository;
                     // What lies in the spool was hashed as it was written there.
                     let hashed = blob.held.is_some();

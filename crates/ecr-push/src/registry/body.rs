@@ -120,12 +120,7 @@ pub(super) fn body(
     (watch, stream)
 }
 
-fn read_ahead(
-    content: &Content,
-    expected: Option<Digest>,
-    watch: &Watch,
-    sender: &mpsc::Sender<io::Result<Bytes>>,
-) {
+fn read_ahead(content: &Content, expected: Option<Digest>, watch: &Watch, sender: &mpsc::Sender<io::Result<Bytes>>) {
     let refuse = |error: io::Error| {
         let copy = io::Error::new(error.kind(), error.to_string());
         watch.set_broken(Broken::Unreadable(error));

@@ -19,7 +19,7 @@ impl Call<'_> {
                 let value = if self.engine.config.mounting { "ENABLED" } else { "DISABLED" };
                 Ok(json!({ "name": name, "value": value }))
             }
-            other => Err(Refusal::parameter("name", &format!("{other} is not a setting that this server has"))),
+            other => Err(Refusal::parameter("name", format!("{other} is not a setting that this server has"))),
         }
     }
 
