@@ -419,6 +419,87 @@ async fn every_compression_arrives_in_one_kind_of_manifest() {
     }
 }
 
+/// An archive whose layers are compressed, as kaniko, crane and Bazel write it: none of the recorded engines does.
+fn compressed_archive(stand: &Stand) -> String {
+    let raw = raw_layers();
+    let config = serde_json::json!({
+        "os": "linux", "architecture": "amd64",
+        "rootfs": { "type": "layers", "diff_ids": raw.iter().map(|(diff_id, _)| diff_id).collect::<Vec<_>>() },
+    })
+    .to_string();
+    let path = stand.folder.path().join("compressed.tar");
+    let mut archive = tar::Builder::new(std::fs::File::create(&path).unwrap());
+    let mut put = |name: &str, bytes: &[u8]| {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, bytes).unwrap();
+    };
+    let layers: Vec<String> = (0..raw.len()).map(|number| format!("{number}.tar.gz")).collect();
+    put("config.json", config.as_bytes());
+    layers.iter().zip(&raw).for_each(|(name, (_, bytes))| put(name, &gzip(bytes, 1)));
+    let manifest = serde_json::json!([{ "Config": "config.json", "RepoTags": ["app:1"], "Layers": layers }]);
+    put("manifest.json", manifest.to_string().as_bytes());
+    archive.finish().unwrap();
+    format!("docker-archive:{}", path.display())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_layers_give_way_to_blobs_that_are_there() {
+    let stand = Stand::new().await;
+    let archive = compressed_archive(&stand);
+    let latest =
+        pushed(PushRequest { compression: Some(Compression::GzipLevel(9)), ..under(&stand, &two(), "latest") }).await;
+    let request = under(&stand, &archive, "v1");
+    let report = pushed(request.clone()).await;
+    assert_eq!(reused(&report), ["latest", "latest"]);
+    let blobs = |report: &PushReport| {
+        layers(report).iter().map(|layer| layer.digest).collect::<std::collections::BTreeSet<_>>()
+    };
+    assert_eq!(blobs(&report), blobs(&latest));
+    assert_eq!(verify(&request, &report).await.unwrap().blobs, 3);
+    // Without a word to take, they go up as they are.
+    let own = pushed(reusing(Reuse::Off, under(&stand, &archive, "v2"))).await;
+    assert!(layers(&own).iter().all(|layer| !blobs(&latest).contains(&layer.digest)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_warm_host_does_not_promise_what_the_registry_refuses() {
+    let stand = Stand::bare(Config::default()).await;
+    let except = Mutability::immutable_except(&["dev-*"]);
+    stand.server.create_repository(APP, except).unwrap();
+    let other = stand.layout("other", &[500]);
+    pushed(under(&stand, &other, "v1")).await;
+    let request = |tag: &str| cached(&stand, under(&stand, &two(), tag));
+    pushed(request("dev-1")).await;
+    // A dry run, another codec, several tags: the tags are read first.
+    let dry = PushRequest { dry_run: true, ..request("v1") };
+    let zstd = PushRequest { compression: Some(Compression::Zstd(1)), ..request("v1") };
+    let several = PushRequest { tags: tags(&["dev-2", "v1"]), ..request("v1") };
+    for (what, request) in [("dry run", dry), ("codec", zstd), ("several tags", several), ("plain", request("v1"))] {
+        stand.server.clear_requests();
+        let error = push_with_log(request).await.0.unwrap_err();
+        assert!(error.message().contains("immutable"), "{what}: {error}");
+        assert!(stand.asked("InitiateLayerUpload").is_empty(), "{what}");
+        assert_eq!(stand.tag("dev-2"), None, "{what}: nothing is put before all may move");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repository_that_cannot_be_mounted_from_holds_nothing_up() {
+    let stand = Stand::new().await;
+    stand.server.create_repository("team/base", Mutability::mutable()).unwrap();
+    let stall = FaultAction::Delay(Duration::from_secs(60));
+    stand.server.add_fault(Fault::new(stall).path("/team/base/"));
+    let mut request = under(&stand, &two(), "v1");
+    request.reuse.mount_from = vec!["team/base".parse().unwrap(), "team/none".parse().unwrap()];
+    let started = Instant::now();
+    let (report, log) = push_with_log(request).await;
+    report.unwrap();
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    assert!(log.iter().all(|line| !line.starts_with("warning") && !line.starts_with("retry")), "{log:?}");
+}
+
 async fn manifest(stand: &Stand, tag: &str) -> String {
     let http = ecr_push::http::Http::new(&ecr_push::http::HttpSettings::default()).unwrap();
     let url = format!("{}/v2/{APP}/manifests/{tag}", stand.server.endpoint_url().trim_end_matches('/'));

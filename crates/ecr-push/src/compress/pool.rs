@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
@@ -136,7 +137,7 @@ impl Drop for Compressor {
     fn drop(&mut self) {
         self.jobs = None;
         for thread in self.threads.drain(..) {
-            // A thread that panicked has already made its layer fail.
+            // It ends when the queue does, whatever happened before.
             let _ = thread.join();
         }
     }
@@ -256,10 +257,15 @@ fn work(queue: &Mutex<Receiver<Job>>, compression: Compression) {
             crc.update(input);
         }
         output.clear();
-        let outcome = match &mut encoder {
+        // Whoever waits for the block would wait for ever if this thread ended here.
+        let outcome = catch_unwind(AssertUnwindSafe(|| match &mut encoder {
             Ok(encoder) => encoder.block(input, output),
             Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
-        };
+        }));
+        let outcome = outcome.unwrap_or_else(|_| {
+            encoder = Encoder::new(compression);
+            Err(io::Error::other("the compressor has failed"))
+        });
         // Nobody waits any more if reading or writing failed; the next job may be another layer's.
         let _ = job.done.send(Block { index: job.index, buffers: job.buffers, outcome, crc });
     }

@@ -19,7 +19,11 @@ const VERSION: u32 = 1;
 /// No entry is larger.
 const LARGEST: u64 = 64 << 10;
 
-/// So many layers are remembered; the rest of a file system is not ours. At some 400 bytes, on blocks of 4 KiB, that is 80 MB at most.
+/// How the names of files begin that are being written.
+const TEMPORARY: &str = ".ecr-push-";
+
+/// So many layers are remembered, and as many tags; the rest of a file system is not ours. At some 400 bytes, on blocks of 4 KiB, that is
+/// 160 MB at most.
 const MOST_ENTRIES: usize = 20_000;
 
 /// Of these many are left when there are too many.
@@ -76,8 +80,10 @@ impl Cache {
     /// # Errors
     /// If there can be no cache.
     pub fn open(directory: &Path) -> io::Result<Self> {
-        let cache = Self { directory: directory.join("v1") };
-        for folder in [directory, &cache.directory, &cache.directory.join("tags")] {
+        make_private(directory)?;
+        // What was looked at is what is used, whatever becomes of a link on the way.
+        let cache = Self { directory: fs::canonicalize(directory)?.join("v1") };
+        for folder in [&cache.directory, &cache.directory.join("tags")] {
             make_private(folder)?;
         }
         Ok(cache)
@@ -117,14 +123,12 @@ impl Cache {
         let mut places = vec![place.to_owned()];
         places.extend(old.iter().flat_map(|old| &old.places).filter(|old| *old != place).cloned());
         places.truncate(MOST_PLACES);
-        let own = own || old.as_ref().is_some_and(|old| old.own);
-        let blob = Blob {
-            digest: pair.blob.digest,
-            size: pair.blob.size,
-            media_type: pair.blob.media_type.clone(),
-            own,
-            places,
+        // What this host knows of its own blob is not changed by what others say of it.
+        let (own, size, media_type) = match old.filter(|old| old.own && !own) {
+            Some(known) => (true, known.size, known.media_type),
+            None => (own, pair.blob.size, pair.blob.media_type.clone()),
         };
+        let blob = Blob { digest: pair.blob.digest, size, media_type, own, places };
         blobs.insert(0, blob);
         blobs.truncate(MOST_BLOBS);
         self.write(&path, &Entry { version: VERSION, diff_id: pair.diff_id, blobs });
@@ -166,7 +170,7 @@ impl Cache {
     fn write(&self, path: &Path, entry: &impl Serialize) {
         let replace = || -> io::Result<()> {
             // Mode 0600, and a name of its own.
-            let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
+            let mut file = tempfile::Builder::new().prefix(TEMPORARY).tempfile_in(&self.directory)?;
             file.write_all(&serde_json::to_vec(entry)?)?;
             file.persist(path)?;
             Ok(())
@@ -207,6 +211,13 @@ fn prune(folder: &Path, most: usize, left: usize) {
     let mut files: Vec<(SystemTime, PathBuf)> = list
         .flatten()
         .filter_map(|entry| {
+            let name = entry.file_name();
+            let name = name.to_str()?;
+            // Nothing is removed but what was written here.
+            let is_entry = name.strip_suffix(".json").is_some_and(|hex| Digest::from_hex(hex).is_ok());
+            if !is_entry && !name.starts_with(TEMPORARY) {
+                return None;
+            }
             let metadata = entry.metadata().ok().filter(fs::Metadata::is_file)?;
             Some((metadata.modified().ok()?, entry.path()))
         })
@@ -265,6 +276,20 @@ mod tests {
     }
 
     #[test]
+    fn others_change_nothing_of_what_is_known_of_an_own_blob() {
+        let (_folder, cache) = open();
+        let ours = pair("a", "A");
+        cache.remember(&ours, true, "host/app");
+        let mut theirs = ours.clone();
+        theirs.blob.media_type = MediaType::OCI_LAYER_ZSTD.into();
+        theirs.blob.size = 7;
+        cache.remember(&theirs, false, "host/other");
+        let found = cache.find(&ours.diff_id);
+        assert_eq!((&found[0].pair.blob, found.len()), (&ours.blob, 1));
+        assert_eq!(found[0].places, ["host/other", "host/app"]);
+    }
+
+    #[test]
     fn tags_are_remembered() {
         let (_folder, cache) = open();
         cache.remember_tag("host/app:v1", Digest::of(b"m"));
@@ -312,7 +337,15 @@ mod tests {
         }
         assert_eq!(cache.find(&pair("a", "").diff_id).len(), MOST_BLOBS);
         assert_eq!(cache.find(&pair("b", "").diff_id)[0].places.len(), MOST_PLACES);
+        // What others keep there is neither counted nor removed.
+        for number in 0..40 {
+            fs::write(cache.directory.join(format!("{number}.json")), "").unwrap();
+        }
         prune(&cache.directory, 30, 20);
+        assert!((0..40).all(|number| cache.directory.join(format!("{number}.json")).is_file()));
+        for number in 0..40 {
+            fs::remove_file(cache.directory.join(format!("{number}.json"))).unwrap();
+        }
         assert_eq!(fs::read_dir(&cache.directory).unwrap().flatten().filter(|e| e.path().is_file()).count(), 20);
     }
 

@@ -57,8 +57,8 @@ pub(super) struct Intake {
     pub(super) destination: Destination,
     pub(super) retry: RetryBudget,
     pub(super) sizes: HashMap<Digest, u64>,
-    /// The media types of blobs that came as they are.
-    pub(super) types: HashMap<Digest, &'static str>,
+    /// The layers in blobs that came as they are, and the blobs' media types.
+    pub(super) unpacked: HashMap<Digest, (DiffId, &'static str)>,
     pub(super) holding: Option<Vec<Blob>>,
 }
 
@@ -132,8 +132,10 @@ impl Work {
             .and_then(|()| writer.flush());
         let (mut writer, _) = writer.into_parts();
         if let Err(error) = result {
-            if expected.is_some_and(|expected| self.verdicts.reused(&expected).is_some()) && writer.failure(0).is_none()
+            if let Some(reused) = expected.and_then(|expected| self.verdicts.reused(&expected))
+                && writer.failure(0).is_none()
             {
+                self.finish(number, reused.blob.digest, reused.blob.size);
                 return Ok(None);
             }
             return Err(self.reason(&mut writer, name, worst_case(size), error));
@@ -152,6 +154,10 @@ impl Work {
     /// Reads one layer that can be read at any time.
     fn read(&self, layer: &StoredLayer) -> Result<()> {
         let slot = self.slot()?;
+        // A blob for it may have turned up during the wait.
+        if self.verdicts.is_done(&layer.diff_id) {
+            return Ok(());
+        }
         let mut content = (layer.open)().map_err(|error| unreadable(&layer.name, error))?;
         let made = self.compress(&layer.name, layer.size, Some(layer.diff_id), &mut content)?;
         let Some((diff_id, spooled)) = made else { return Ok(()) };
@@ -213,23 +219,33 @@ impl LayerSink for Intake {
         let waiting = Mutex::new(layers);
         let work = &self.work;
         let next = || work.verdicts.next(&mut waiting.lock().unwrap_or_else(|poisoned| poisoned.into_inner()));
-        let failed = AtomicBool::new(false);
-        let read_on = || -> Result<()> {
-            while let Some(layer) = next() {
-                if failed.load(Ordering::Relaxed) {
-                    break;
-                }
-                work.read(&layer).inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
-            }
-            Ok(())
+        // The first failure is the cause. It stops the others in the middle of their layers, and the whole reading with them.
+        let cause: Mutex<Option<Error>> = Mutex::new(None);
+        let fail = |error| {
+            cause.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).get_or_insert(error);
+            work.stop.store(true, Ordering::Relaxed);
+            work.slots.close();
         };
-        thread::scope(|scope| {
+        let read_on = || {
+            while !work.stop.load(Ordering::Relaxed)
+                && let Some(layer) = next()
+            {
+                if let Err(error) = work.read(&layer) {
+                    fail(error);
+                }
+            }
+        };
+        let panicked = thread::scope(|scope| {
             let others: Vec<_> = (1..self.readers).map(|_| scope.spawn(read_on)).collect();
-            let own = read_on();
-            let ended = || Error::new(Side::Local, "read layer", "a reading thread ended early");
-            let others = others.into_iter().map(|other| other.join().unwrap_or_else(|_| Err(ended())));
-            std::iter::once(own).chain(others).find(Result::is_err).unwrap_or(Ok(()))
-        })
+            read_on();
+            others.into_iter().filter_map(|other| other.join().err()).count() > 0
+        });
+        match cause.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner()) {
+            Some(error) => Err(error),
+            None if panicked => Err(Error::new(Side::Local, "read layer", "a reading thread ended early")),
+            None if work.stop.load(Ordering::Relaxed) => Err(stopped()),
+            None => Ok(()),
+        }
     }
 
     fn needed(&mut self, layers: &[DiffId]) -> Vec<DiffId> {
@@ -270,9 +286,9 @@ impl LayerSink for Intake {
         }
         let mut layer = None;
         if want_diff_id {
-            let (diff_id, media_type) = unpacked(&spooled.content)?;
-            self.types.insert(actual, media_type);
-            layer = Some((diff_id, media_type));
+            let found = unpacked(&spooled.content)?;
+            self.unpacked.insert(actual, found);
+            layer = Some(found);
         }
         let diff_id = layer.map(|(diff_id, _)| diff_id);
         self.work.finish(number, actual, size);

@@ -6,14 +6,16 @@
 use std::collections::{HashMap, HashSet};
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
+use futures_util::stream::{StreamExt, iter};
 
 use super::destination::Destination;
 use super::uploads::Known;
-use super::verdicts::Reused;
+use super::verdicts::{Reused, Verdicts};
 use crate::compress::{Codec, Decoder};
 use crate::error::{Error, Result, Side};
 use crate::events::{BlobAction, Event, Events};
@@ -31,6 +33,9 @@ const LARGEST_CONFIG: usize = 8 << 20;
 
 /// How many of the newest images are read.
 const NEWEST: usize = 3;
+
+/// Images that are read at a time.
+const AT_ONCE: usize = 16;
 
 /// How long a blob may take that is read to see what is in it.
 const VERIFY: Duration = Duration::from_secs(600);
@@ -53,6 +58,8 @@ pub(super) struct Learn {
     pub(super) retry: RetryBudget,
     pub(super) events: Events,
     pub(super) dry_run: bool,
+    /// Pairs that turned out to be false.
+    pub(super) refused: Mutex<HashSet<(DiffId, Digest)>>,
 }
 
 /// Blobs that are said to hold layers, the better ones first, and the repositories that are said to have them.
@@ -84,11 +91,12 @@ struct Teacher {
 impl Learn {
     /// Finds what there is, and settles the verdicts. `read` are tags that were read already.
     pub(super) async fn run(self, read: Vec<(Tag, Option<Found>)>) {
+        // However this ends: others wait for it.
+        let _settle = Settle(self.known.verdicts.clone());
         if self.wish.reuse != Reuse::Off && !self.known.verdicts.open().is_empty() {
             // What fails here has been said, and the layers stay needed.
             self.search(read).await;
         }
-        self.known.verdicts.settle();
     }
 
     async fn search(&self, read: Vec<(Tag, Option<Found>)>) {
@@ -123,15 +131,18 @@ impl Learn {
 
     fn is_wanted(&self, pair: &Pair) -> bool {
         let codec = codec_of(&pair.blob.media_type);
-        self.wish.codec.is_none_or(|wanted| codec == Some(wanted))
+        let is_refused = self.refused().contains(&(pair.diff_id, pair.blob.digest));
+        !is_refused && self.wish.codec.is_none_or(|wanted| codec == Some(wanted))
     }
 
     /// Takes those candidates that the repository has.
     async fn take(&self, candidates: &Candidates) {
         let digests = candidates.digests();
-        let present = match self.destination.present_of(&digests, &self.retry).await {
-            Ok(present) => present,
-            Err(error) => return self.detail(format!("known layers cannot be asked for: {error}")),
+        let asked = tokio::time::timeout(MANIFEST, self.destination.present_of(&digests, &self.retry));
+        let present = match asked.await {
+            Ok(Ok(present)) => present,
+            Ok(Err(error)) => return self.detail(format!("known layers cannot be asked for: {error}")),
+            Err(_) => return self.detail("the question for known layers was not answered in time".to_owned()),
         };
         for layer in self.known.verdicts.open() {
             for (pair, _) in candidates.0.get(&layer).into_iter().flatten().filter(|(pair, _)| self.is_wanted(pair)) {
@@ -141,10 +152,7 @@ impl Learn {
                     self.detail(format!("{digest} is not reused: its size is not the one that {} says", pair.origin));
                     continue;
                 }
-                if self.wish.reuse == Reuse::Verify
-                    && let Err(error) = self.verify(&self.destination, pair).await
-                {
-                    self.events.warning(format!("{} is not reused: {error}", pair.blob.digest));
+                if !self.is_true(pair).await {
                     continue;
                 }
                 self.accept(pair, BlobAction::Skipped);
@@ -158,6 +166,7 @@ impl Learn {
         if !self.known.verdicts.reuse(&pair.diff_id, reused) {
             return;
         }
+        self.destination.note_there(pair.blob.digest, pair.blob.size);
         self.events.emit(Event::BlobDone { digest: pair.blob.digest, size: pair.blob.size, action });
         self.known.memory.remember(pair.clone());
     }
@@ -178,13 +187,9 @@ impl Learn {
         let mounted =
             join_all(tries.iter().map(|pair| self.known.mounts.mount(&pair.blob.digest, pair.blob.size))).await;
         for (pair, _) in tries.into_iter().zip(mounted).filter(|(_, mounted)| *mounted) {
-            if self.wish.reuse == Reuse::Verify
-                && let Err(error) = self.verify(&self.destination, pair).await
-            {
-                self.events.warning(format!("{} is not reused: {error}", pair.blob.digest));
-                continue;
+            if self.is_true(pair).await {
+                self.accept(pair, BlobAction::Mounted);
             }
-            self.accept(pair, BlobAction::Mounted);
         }
     }
 
@@ -217,10 +222,10 @@ impl Learn {
             let prefix = format!("{}:", sibling.repository.name());
             teachers.extend(tags.iter().map(|tag| teacher(sibling, &prefix, tag)));
         }
-        let (tagged, newest) =
-            tokio::join!(join_all(teachers.into_iter().map(|teacher| self.learn_from(teacher))), async {
-                self.destination.newest(NEWEST, MANIFEST).await
-            });
+        let (tagged, newest) = tokio::join!(
+            iter(teachers).map(|teacher| self.learn_from(teacher)).buffered(AT_ONCE).collect::<Vec<_>>(),
+            async { self.destination.newest(NEWEST, MANIFEST).await }
+        );
         let mut pairs: Vec<_> = tagged.into_iter().flatten().collect();
         let newest = newest.unwrap_or_else(|error| {
             self.detail(format!("the newest images cannot be asked for: {error}"));
@@ -284,8 +289,23 @@ impl Learn {
         found.and_then(|found| found.manifest).ok_or_else(|| format!("it names the image {digest}, which is not there"))
     }
 
+    fn refused(&self) -> MutexGuard<'_, HashSet<(DiffId, Digest)>> {
+        self.refused.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    /// False for a pair whose blob was looked into, if that is wanted, and holds something else. It is not looked into again.
+    async fn is_true(&self, pair: &Pair) -> bool {
+        if self.wish.reuse != Reuse::Verify {
+            return true;
+        }
+        let Err(error) = self.verify(pair).await else { return true };
+        self.events.warning(format!("{} is not reused: {error}", pair.blob.digest));
+        self.refused().insert((pair.diff_id, pair.blob.digest));
+        false
+    }
+
     /// Reads the blob and looks what is in it.
-    async fn verify(&self, repository: &Destination, pair: &Pair) -> Result<()> {
+    async fn verify(&self, pair: &Pair) -> Result<()> {
         let fail = |text: String| Error::new(Side::Destination, "verify layer", text);
         let codec = codec_of(&pair.blob.media_type).ok_or_else(|| fail("its media type is not known".into()))?;
         let (sender, receiver) = sync_channel::<Bytes>(8);
@@ -295,13 +315,16 @@ impl Learn {
             let sent = tokio::task::block_in_place(|| sender.send(chunk.clone()));
             sent.map_err(|_| fail("it cannot be unpacked".into()))
         };
-        let read = repository.repository.read_blob(&pair.blob.digest, VERIFY, &mut take).await;
+        let read = self.destination.repository.read_blob(&pair.blob.digest, VERIFY, &mut take).await;
         drop(sender);
         let unpacked = unpacking.await.map_err(|error| fail("reading it ended early".into()).with_source(error))?;
         // If unpacking failed, reading has ended because of it.
         let actual = unpacked.map_err(|error| fail(format!("it cannot be unpacked: {error}")).with_source(error))?;
         let size = read?;
-        if size != pair.blob.size || actual != pair.diff_id {
+        if size != pair.blob.size {
+            return Err(fail(format!("{} says that it has {} bytes, but it has {size}", pair.origin, pair.blob.size)));
+        }
+        if actual != pair.diff_id {
             let text = format!("{} says that it holds the layer {}, but it holds {actual}", pair.origin, pair.diff_id);
             return Err(fail(text));
         }
@@ -310,6 +333,14 @@ impl Learn {
 
     fn detail(&self, text: String) {
         self.events.emit(Event::Detail(text));
+    }
+}
+
+struct Settle(Verdicts);
+
+impl Drop for Settle {
+    fn drop(&mut self) {
+        self.0.settle();
     }
 }
 

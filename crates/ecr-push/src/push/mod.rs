@@ -9,6 +9,7 @@ mod learn;
 mod local;
 mod memory;
 mod mounts;
+mod open;
 mod plan;
 mod publish;
 mod spool;
@@ -34,7 +35,7 @@ use crate::error::{Error, Result, Side};
 use crate::events::{BlobAction, Event, Events};
 use crate::http::{Http, HttpSettings};
 use crate::image::{Descriptor, Digest, Entry, Kind, Manifest, RepositoryName, Tag};
-use crate::known::Reuse;
+use crate::known::{Origin, Remembered, Reuse, codec_of};
 use crate::registry::DockerConfig;
 use crate::retry::RetryBudget;
 #[cfg(feature = "containerd")]
@@ -231,6 +232,9 @@ impl Push {
         if let Some(report) = self.reuse(&identity, &preview, &states, &tags).await? {
             return Ok(report);
         }
+        if let Some(count) = preview.layers {
+            self.events.emit(Event::Layers { count });
+        }
         // A way that is fast because it goes around the engine may end where the engine's own does not.
         let slower = source.slower();
         match (self.transfer(source, preview, &states, &tags).await, slower) {
@@ -246,10 +250,18 @@ impl Push {
     /// The questions that come before anything is read: is the repository there, what do the tags point at? No more than are needed.
     async fn look(&self, preview: &Preview, tags: &[Tag]) -> Result<Vec<TagState>> {
         let tags = plan::order(tags);
+        let is_usable = |known: &Remembered| {
+            let is_believed = match self.request.reuse.policy {
+                Reuse::Registry => true,
+                Reuse::Own => known.pair.origin == Origin::Cache { own: true },
+                Reuse::Verify | Reuse::Off => false,
+            };
+            is_believed && self.codec().is_none_or(|codec| codec_of(&known.pair.blob.media_type) == Some(codec))
+        };
         let known: Vec<Option<Digest>> = preview
             .diff_ids
             .iter()
-            .map(|layer| self.memory.find(layer).first().map(|remembered| remembered.pair.blob.digest))
+            .map(|layer| self.memory.find(layer).into_iter().find(is_usable).map(|known| known.pair.blob.digest))
             .collect();
         let has_pushed = preview.root_digest.is_some_and(|root| self.memory.has_pushed(&root));
         let is_complete = match preview.blobs.is_empty() {
@@ -273,7 +285,8 @@ impl Push {
             }
             return Ok(states);
         }
-        if is_complete {
+        // Of several tags, none may be put before it is known that all may move.
+        if is_complete && tags.len() == 1 && !dry_run {
             ensure().await?;
             let present = self.destination.present_of(&probe, &self.retry).await?;
             if probe.iter().all(|digest| present.contains_key(digest)) {
@@ -381,7 +394,9 @@ impl Push {
     ) -> Result<Option<Digest>> {
         let digests =
             publish::publish(&self.destination, manifests, identity, states, &self.retry, &self.events).await?;
-        for (tag, digest) in &digests {
+        // What an immutable tag holds in another packing is not what was confirmed here.
+        let root = manifests.last().map(|root| root.digest);
+        for (tag, digest) in digests.iter().filter(|(_, digest)| Some(*digest) == root) {
             self.memory.remember_tag(tag, *digest);
         }
         let first =

@@ -8,6 +8,7 @@ use futures_util::future::join_all;
 use url::Url;
 
 use super::destination::Destination;
+use crate::error::{Error, Side};
 use crate::events::{Event, Events};
 use crate::image::{Digest, RepositoryName};
 use crate::registry::Mount;
@@ -15,6 +16,9 @@ use crate::retry::RetryBudget;
 
 /// How long a session that a refused mount has opened is taken to be alive. How long ECR keeps one is not known (ecr-facts 13).
 const SESSION: Duration = Duration::from_secs(60);
+
+/// How long a repository may take to say what it has.
+const ANSWER: Duration = Duration::from_secs(3);
 
 /// The account setting is asked for only to word a hint.
 const SETTING: Duration = Duration::from_secs(2);
@@ -84,7 +88,16 @@ impl Mounts {
         if digests.is_empty() {
             return;
         }
-        let asked = self.siblings.iter().map(|sibling| sibling.present_of(digests, &self.retry));
+        let asked = self.siblings.iter().map(|sibling| async {
+            let asked = tokio::time::timeout(ANSWER, sibling.present_of(digests, &self.retry));
+            asked.await.unwrap_or_else(|_| {
+                Err(Error::new(
+                    Side::Destination,
+                    "check blobs",
+                    format!("no answer came within {} s", ANSWER.as_secs()),
+                ))
+            })
+        });
         for (sibling, answer) in self.siblings.iter().zip(join_all(asked).await) {
             let name = sibling.repository.name();
             match answer {

@@ -1,8 +1,9 @@
 //! The transfer: one thread reads, some compress, tasks ask and send; then the manifest is made and everything is published.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
@@ -19,7 +20,8 @@ use super::{BlobReport, Push, PushReport};
 use crate::compress::{Codec, Compressor};
 use crate::error::{Error, Result, Side};
 use crate::events::{BlobAction, Event};
-use crate::image::{Descriptor, Digest, Manifest, MediaType, Tag, image_manifest};
+use crate::image::{Descriptor, DiffId, Digest, Manifest, MediaType, Tag, image_manifest};
+use crate::retry::RetryBudget;
 use crate::source::{ConfigBlob, Content, Contents, Image, LayerRef, Preview, Source};
 
 /// Layers that are read at a time where the source allows it. More than that many readers only wait for the compressing threads.
@@ -34,17 +36,16 @@ impl Push {
         states: &[TagState],
         tags: &[Tag],
     ) -> Result<PushReport> {
-        if let Some(count) = preview.layers {
-            self.events.emit(Event::Layers { count });
-        }
         let present = self.destination.present_of(&preview.blobs, &self.retry).await?;
         let unknown = preview.diff_ids.iter().filter(|layer| self.memory.find(layer).is_empty()).count();
         let _opening = self.open_connections(preview.blobs.len().saturating_sub(present.len()) + unknown);
-        let mounts = Mounts::new(&self.destination, &self.request.reuse.mount_from, &self.retry, &self.events);
+        // The search is a matter of speed: it tries nothing again, and uses up nothing of the push's budget.
+        let once = RetryBudget::new(Duration::ZERO, self.events.clone());
+        let mounts = Mounts::new(&self.destination, &self.request.reuse.mount_from, &once, &self.events);
         let verdicts = Verdicts::new(&preview.diff_ids);
         let known = Known { mounts: mounts.clone(), memory: self.memory.clone(), verdicts: verdicts.clone() };
         let _learning = AbortOnDropHandle::new(tokio::spawn(
-            self.learn(&preview, known.clone())
+            self.learn(&preview, known.clone(), once)
                 .run(states.iter().map(|state| (state.tag.clone(), state.found.clone())).collect()),
         ));
         let uploads = Uploads::new(
@@ -63,12 +64,12 @@ impl Push {
         let mut reading = tokio::task::spawn_blocking(move || {
             let image = source.read(&mut intake)?;
             // Dropping the sender tells the uploads that nothing more comes.
-            Ok::<_, Error>((image, std::mem::take(&mut intake.types)))
+            Ok::<_, Error>((image, std::mem::take(&mut intake.unpacked)))
         });
         // Whoever drops the push ends its parts too.
         let _guard = StopOnDrop(Arc::clone(&stop), Arc::clone(&slots));
         let mut sending = AbortOnDropHandle::new(tokio::spawn(uploads.clone().run(receiver)));
-        let ((image, types), mut blobs) = tokio::select! {
+        let ((image, unpacked), mut blobs) = tokio::select! {
             read = &mut reading => match flatten(read) {
                 Ok(read) => (read, flatten(sending.await)?),
                 Err(error) => return Err(error),
@@ -79,7 +80,7 @@ impl Push {
             },
         };
         blobs.extend(verdicts.reports());
-        let made = Made { types, verdicts: &verdicts };
+        let made = Made { unpacked, verdicts: &verdicts };
         let (manifests, contents, identity) = self.assemble(image, &made, &uploads, &mut blobs, &preview).await?;
         mounts.tell().await;
         let root = manifests.last().map(|root| root.digest).unwrap_or_else(|| Digest::of(b""));
@@ -115,16 +116,17 @@ impl Push {
         Some(AbortOnDropHandle::new(tokio::spawn(async move { repository.open_connections(count).await })))
     }
 
-    fn learn(&self, preview: &Preview, known: Known) -> Learn {
+    fn learn(&self, preview: &Preview, known: Known, retry: RetryBudget) -> Learn {
         let reuse = &self.request.reuse;
         let codec = self.codec();
         Learn {
             wish: Wish { reuse: reuse.policy, from: reuse.from.clone(), codec, platform: preview.platform.clone() },
             destination: self.destination.clone(),
             known,
-            retry: self.retry.clone(),
+            retry,
             events: self.events.clone(),
             dry_run: self.request.dry_run,
+            refused: Mutex::default(),
         }
     }
 
@@ -162,7 +164,7 @@ impl Push {
             destination: self.destination.clone(),
             retry: self.retry.clone(),
             sizes: HashMap::new(),
-            types: HashMap::new(),
+            unpacked: HashMap::new(),
             holding: None,
         })
     }
@@ -210,7 +212,7 @@ impl Push {
 
 /// What became of the layers.
 struct Made<'a> {
-    types: HashMap<Digest, &'static str>,
+    unpacked: HashMap<Digest, (DiffId, &'static str)>,
     verdicts: &'a Verdicts,
 }
 
@@ -218,11 +220,16 @@ impl Made<'_> {
     fn descriptor(&self, layer: &LayerRef, blobs: &[BlobReport]) -> Result<Descriptor> {
         let found = match layer {
             LayerRef::Uncompressed(diff_id) => self.verdicts.blob(diff_id),
-            LayerRef::Blob(digest) => blobs.iter().find(|blob| blob.digest == *digest).map(|blob| Descriptor {
-                media_type: self.types.get(digest).copied().unwrap_or(MediaType::DOCKER_LAYER).to_owned(),
-                digest: *digest,
-                size: blob.size,
-            }),
+            LayerRef::Blob(digest) => {
+                let known = self.unpacked.get(digest);
+                let sent = blobs.iter().find(|blob| blob.digest == *digest).map(|blob| Descriptor {
+                    media_type: known.map_or(MediaType::DOCKER_LAYER, |(_, media_type)| media_type).to_owned(),
+                    digest: *digest,
+                    size: blob.size,
+                });
+                // It was not sent if another blob took the layer's place.
+                sent.or_else(|| self.verdicts.blob(&known?.0))
+            }
         };
         found.ok_or_else(|| {
             Error::new(Side::Local, "make manifest", "a layer that was read is not among those that were sent")

@@ -185,6 +185,9 @@ impl Uploads {
     fn finish(&self, blob: &Blob, action: BlobAction) -> BlobReport {
         let (digest, size) = (blob.digest, blob.content.len());
         self.events.emit(Event::BlobDone { digest, size, action });
+        if action != BlobAction::WouldSend {
+            self.destination.note_there(digest, size);
+        }
         if action != BlobAction::WouldSend
             && let Some((diff_id, media_type)) = blob.layer
         {
@@ -227,12 +230,15 @@ impl Uploads {
                     }
                     // A mount that was refused has left an open session behind.
                     let session = self.known.mounts.session();
+                    let is_left_over = session.is_some();
                     let repository = &self.destination.repository;
                     // What lies in the spool was hashed as it was written there.
                     let hashed = blob.held.is_some();
                     let sent = repository.upload(digest, &blob.content, hashed, session, self.progress(digest)).await;
                     let Err(error) = sent else { return Ok(()) };
                     match error.retry() {
+                        // It may be worth nothing any more: the next one is taken, or one of our own. The list ends.
+                        _ if is_left_over && error.status().is_some() => {}
                         Retry::NewToken if !renewed.swap(true, Ordering::Relaxed) => {}
                         Retry::Backoff | Retry::Brief | Retry::Throttled => {
                             // A 429, or no answer at all: a reset, a stall. Fewer at a time then.

@@ -126,7 +126,9 @@ impl Verdicts {
             }),
             _ => None,
         });
-        reused.collect()
+        let mut reports: Vec<BlobReport> = reused.collect();
+        reports.sort_by_key(|report| report.diff_id);
+        reports
     }
 
     /// Nothing more will be found out: what is open is needed.

@@ -50,6 +50,7 @@ enum Method {
     Asked(Option<Login>),
 }
 
+#[derive(Clone)]
 struct Current {
     header: HeaderValue,
     generation: u64,
@@ -86,7 +87,16 @@ impl Auth {
     /// repository alone.
     pub(super) fn for_sibling(&self) -> Self {
         match &self.0.method {
-            Method::Token(_) => self.clone(),
+            // What is refused there says nothing of what is allowed here, so only the token itself is shared.
+            Method::Token(fetch) => {
+                let current = self.0.current.try_lock().ok().and_then(|current| current.clone());
+                let inner = Inner {
+                    method: Method::Token(Arc::clone(fetch)),
+                    current: Mutex::new(current),
+                    forbidden: std::sync::Mutex::default(),
+                };
+                Self(Arc::new(inner))
+            }
             Method::Asked(login) => Self::asked(login.clone()),
         }
     }
@@ -253,7 +263,11 @@ async fn bearer_token(
     if realm.scheme() != "https" && !loopback {
         return Err(refuse("the registry's token server does not use https; the login is not sent to it"));
     }
-    let scope = format!("repository:{repository}:pull,push");
+    let own = format!("repository:{repository}:");
+    // A mount also needs the right to pull from the other repository; the challenge names it.
+    let asked = parameter("scope").unwrap_or_default().split(' ');
+    let others = asked.filter(|scope| !scope.is_empty() && !scope.starts_with(&own)).map(str::to_owned);
+    let scopes: Vec<String> = std::iter::once(format!("{own}pull,push")).chain(others).collect();
     let service = parameter("service").unwrap_or_default();
     let request = match login {
         Some(Login::IdentityToken(token)) => {
@@ -262,7 +276,7 @@ async fn bearer_token(
                     ("grant_type", "refresh_token"),
                     ("client_id", "ecr-push"),
                     ("service", service),
-                    ("scope", &scope),
+                    ("scope", &scopes.join(" ")),
                     ("refresh_token", token.expose_secret()),
                 ])
                 .finish();
@@ -271,7 +285,10 @@ async fn bearer_token(
         }
         other => {
             let mut url = realm.clone();
-            url.query_pairs_mut().append_pair("service", service).append_pair("scope", &scope);
+            url.query_pairs_mut().append_pair("service", service);
+            for scope in &scopes {
+                url.query_pairs_mut().append_pair("scope", scope);
+            }
             let request = http.client().get(url);
             match other {
                 Some(Login::Password { username, password }) => {

@@ -140,7 +140,7 @@ impl Repository {
             Ok(response) => response,
             Err(error) => {
                 return Err(match watch.broken() {
-                    Some(broken) => broken_source(digest, broken),
+                    Some(broken) => broken_content(digest, broken, hashed),
                     None => transport_error(Side::Destination, operation, &error, &self.base),
                 });
             }
@@ -194,11 +194,12 @@ async fn stalled(watch: &Watch, size: u64) -> Duration {
     }
 }
 
-fn broken_source(digest: Digest, broken: Broken) -> Error {
+/// What was `hashed` by this process lies in a temporary file of its own.
+fn broken_content(digest: Digest, broken: Broken, hashed: bool) -> Error {
     match broken {
         Broken::Unreadable(error) => {
-            Error::new(Side::Source, "read blob", format!("the blob {digest} cannot be read: {error}"))
-                .with_source(error)
+            let side = if hashed { Side::Local } else { Side::Source };
+            Error::new(side, "read blob", format!("the blob {digest} cannot be read: {error}")).with_source(error)
         }
         Broken::WrongDigest(actual) => Error::new(
             Side::Source,
