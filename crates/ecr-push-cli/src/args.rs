@@ -231,8 +231,7 @@ pub struct TransferArgs {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Reuse")]
 pub struct ReuseArgs {
-    /// Whose word is taken that a blob holds a layer, so that the layer need not be read: images in the registry and this host's cache;
-    /// this host for blobs it made; nobody, each is downloaded and checked; or nothing is reused
+    /// Whose word is taken that a blob holds a layer, so that the layer need not be read
     #[arg(long, value_enum, value_name = "WHOSE", default_value_t = ReuseArg::Registry)]
     pub reuse: ReuseArg,
 
@@ -244,16 +243,20 @@ pub struct ReuseArgs {
     #[arg(long, value_name = "REPOSITORY")]
     pub mount_from: Vec<String>,
 
-    /// Where this host remembers which blobs hold which layers
+    /// Where this host remembers which blobs hold which layers; without it `ecr-push` in the user's cache folder
     #[arg(long, value_name = "DIR")]
     pub cache_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ReuseArg {
+    /// That of images in the registry, and of this host's cache
     Registry,
+    /// That of this host's cache, for blobs that were made or unpacked here
     Own,
+    /// Nobody's: each blob is downloaded and looked into
     Verify,
+    /// Nobody's: no layer is taken for known, and nothing is remembered
     Off,
 }
 

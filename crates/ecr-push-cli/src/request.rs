@@ -91,10 +91,31 @@ fn reuse(args: &ReuseArgs, environment: &Environment) -> Result<ReuseSettings> {
             ReuseArg::Verify => Reuse::Verify,
             ReuseArg::Off => Reuse::Off,
         },
-        from: args.reuse_from.iter().map(|tag| tag.parse()).collect::<Result<_>>()?,
-        mount_from: args.mount_from.iter().map(|name| without_tag(name)?.parse()).collect::<Result<_>>()?,
+        from: args.reuse_from.iter().map(|tag| tag.parse().map_err(of_flag("--reuse-from"))).collect::<Result<_>>()?,
+        mount_from: args.mount_from.iter().map(|name| mount_from(name)).collect::<Result<_>>()?,
         cache_dir: args.cache_dir.clone().or_else(|| environment.cache_directory()),
     })
+}
+
+/// Says which flag a bad word was given to, where another flag takes the same kind.
+fn of_flag(flag: &'static str) -> impl Fn(Error) -> Error {
+    move |error| error.prefixed(&format!("{flag}: "))
+}
+
+fn mount_from(name: &str) -> Result<RepositoryName> {
+    let refuse = |what: &str| Err(Error::refused("parse repository name", format!("--mount-from: `{name}` {what}")));
+    if name.contains([':', '@']) {
+        return refuse("is not a repository's name").map_err(|error| {
+            error.with_hint(
+                "leave out the tag: the images under `latest`, the tags of this push and those of --reuse-from are looked at",
+            )
+        });
+    }
+    if name.split_once('/').is_some_and(|(first, _)| RegistryHost::parse(first).is_some()) {
+        return refuse("has a host")
+            .map_err(|error| error.with_hint("it has to be of the registry that is pushed to: leave out the host"));
+    }
+    name.parse().map_err(of_flag("--mount-from"))
 }
 
 fn selection(args: &SelectionArgs) -> Result<Selection> {

@@ -16,14 +16,16 @@ use ecr_push::source::{DockerDaemon, Image, LayerRef, Preview, Selection, Source
 /// Answers as the recorded `engine` did for the image `name`, until the test's process ends.
 fn serve(socket: &Path, engine: &'static str, name: &'static str) {
     let listener = UnixListener::bind(socket).unwrap();
+    let folder = socket.parent().unwrap().to_owned();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            std::thread::spawn(move || answer(stream, engine, name));
+            let folder = folder.clone();
+            std::thread::spawn(move || answer(stream, &folder, engine, name));
         }
     });
 }
 
-fn answer(mut stream: UnixStream, engine: &str, name: &str) -> Option<()> {
+fn answer(mut stream: UnixStream, folder: &Path, engine: &str, name: &str) -> Option<()> {
     loop {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
@@ -41,7 +43,9 @@ fn answer(mut stream: UnixStream, engine: &str, name: &str) -> Option<()> {
             path if path.ends_with("/get") => format!("export-{name}.tar"),
             _ => String::new(),
         };
-        let body = std::fs::read(recorded(&format!("{engine}/{file}"))).unwrap_or_default();
+        // A socket's folder may hold what differs from the record.
+        let own = std::fs::read(folder.join(&file));
+        let body = own.or_else(|_| std::fs::read(recorded(&format!("{engine}/{file}")))).unwrap_or_default();
         let (status, kind) = match file.rsplit_once('.') {
             Some((_, "json")) => ("200 OK", "application/json"),
             Some(_) => ("200 OK", "application/x-tar"),
@@ -124,5 +128,66 @@ async fn a_platform_the_engine_lacks_is_refused_and_one_it_has_is_pushed() {
         assert_eq!(preview.root_digest, None, "another manifest than the engine's index is pushed");
         let Image::Manifests { contents, .. } = image else { panic!() };
         assert!(!contents.is_index);
+    }
+}
+
+/// An engine with the containerd store whose root folder is on this host: the blobs of its export lie where its containerd keeps them.
+fn with_content_store(folder: &Path, engine: &'static str, name: &'static str) -> std::path::PathBuf {
+    let root = folder.join("root");
+    let content = root.join("containerd/daemon/io.containerd.content.v1.content");
+    let export = std::fs::File::open(recorded(&format!("{engine}/export-{name}.tar"))).unwrap();
+    tar::Archive::new(export).unpack(&content).unwrap();
+    let mut info = json(&format!("{engine}/info.json"));
+    info["DockerRootDir"] = root.display().to_string().into();
+    std::fs::write(folder.join("info.json"), info.to_string()).unwrap();
+    serve(&folder.join("s"), engine, name);
+    content.join("blobs/sha256")
+}
+
+async fn open_at(folder: &Path, name: &str) -> Result<Box<DockerDaemon>> {
+    let host = Some(format!("unix://{}", folder.join("s").display()));
+    let engine = Engine::connect(&EngineSettings { host, ..EngineSettings::default() }).await?;
+    Ok(Box::new(DockerDaemon::open(engine, &format!("{name}:1"), Selection::default(), true).await?))
+}
+
+fn read_all(source: Box<dyn Source>) -> Result<(Image, Keeper)> {
+    let mut keeper = Keeper::default();
+    source.read(&mut keeper).map(|image| (image, keeper))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_of_a_containerd_store_on_this_host_are_read_from_its_files() {
+    for engine in ["docker-26.1-containerd", "docker-28.5-containerd"] {
+        for name in ["two", "multi"] {
+            let folder = tempfile::tempdir().unwrap();
+            let blobs = with_content_store(folder.path(), engine, name);
+            let source = open_at(folder.path(), name).await.unwrap();
+            assert!(
+                source.door().starts_with("the containerd content store at "),
+                "{engine} {name}: {}",
+                source.door()
+            );
+            let preview = source.preview();
+            assert!(!preview.blobs.is_empty(), "known before anything is read");
+            let slower = source.slower().unwrap();
+            let (stored, kept) = tokio::task::spawn_blocking(move || read_all(source)).await.unwrap().unwrap();
+            let (exported, also) = tokio::task::spawn_blocking(move || read_all(slower)).await.unwrap().unwrap();
+            let digests = |image: &Image| match image {
+                Image::Manifests { manifests, .. } => {
+                    manifests.iter().map(|manifest| manifest.digest).collect::<Vec<_>>()
+                }
+                Image::Layers { .. } => panic!("manifests"),
+            };
+            assert_eq!(digests(&stored), digests(&exported), "{engine} {name}: the same by both ways");
+            assert!(kept.delivered.keys().all(|digest| also.delivered.contains_key(digest)));
+            // A manifest that is missing or damaged closes the door before anything is read.
+            let Image::Manifests { manifests, .. } = stored else { panic!("manifests") };
+            let root = blobs.join(manifests.last().unwrap().digest.hex());
+            std::fs::remove_file(&root).unwrap();
+            let source = open_at(folder.path(), name).await.unwrap();
+            assert!(source.door().starts_with("the engine's export ("), "{}", source.door());
+            std::fs::write(&root, "{}").unwrap();
+            assert!(open_at(folder.path(), name).await.unwrap().door().starts_with("the engine's export ("));
+        }
     }
 }

@@ -66,7 +66,8 @@ impl FromStr for Compression {
         };
         let number = |most: i32| {
             let level = level.unwrap_or_default();
-            let known = level.parse().ok().filter(|number| (1..=most).contains(number));
+            let known =
+                level.parse().ok().filter(|number: &i32| (1..=most).contains(number) && number.to_string() == level);
             known.ok_or_else(|| {
                 let also = if codec == "gzip" { ", and is not `fast`" } else { "" };
                 refused(text, &format!("the level `{level}` is not within 1 to {most}{also}"))
@@ -122,6 +123,8 @@ mod tests {
             "gzip:0",
             "gzip:10",
             "gzip:-1",
+            "gzip:+3",
+            "gzip:03",
             "gzip:slow",
             "zstd:0",
             "zstd:20",

@@ -257,5 +257,5 @@ fn first_socket(settings: &ContainerdSettings) -> Result<PathBuf> {
     let tried: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
     let message = format!("no containerd was found; there is no socket at {}", tried.join(", "));
     Err(Error::new(Side::Source, "find containerd", message)
-        .with_hint("start containerd, or name its socket with `unix:///PATH`"))
+        .with_hint("start containerd, or name its socket with `--containerd-address`"))
 }

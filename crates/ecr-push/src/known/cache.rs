@@ -182,6 +182,10 @@ impl Cache {
 }
 
 fn make_private(folder: &Path) -> io::Result<()> {
+    private(folder).map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", folder.display())))
+}
+
+fn private(folder: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -189,7 +193,7 @@ fn make_private(folder: &Path) -> io::Result<()> {
     builder.create(folder)?;
     let metadata = fs::metadata(folder)?;
     if !metadata.is_dir() {
-        return Err(io::Error::other(format!("{} is not a directory", folder.display())));
+        return Err(io::Error::other("it is not a directory"));
     }
     #[cfg(unix)]
     {
@@ -197,10 +201,10 @@ fn make_private(folder: &Path) -> io::Result<()> {
         // Whoever owns a file that this process makes is this process's user.
         let ours = tempfile::tempfile_in(folder)?.metadata()?.uid();
         if metadata.uid() != ours {
-            return Err(io::Error::other(format!("{} belongs to another user", folder.display())));
+            return Err(io::Error::other("it belongs to another user"));
         }
         if metadata.mode() & 0o022 != 0 {
-            return Err(io::Error::other(format!("others may write to {}", folder.display())));
+            return Err(io::Error::other("others may write to it"));
         }
     }
     Ok(())
@@ -380,7 +384,7 @@ mod tests {
         assert_eq!(mode(&cache.path(&pair("a", "A").diff_id)), 0o600);
         fs::set_permissions(folder.path().join("cache"), fs::Permissions::from_mode(0o777)).unwrap();
         let error = Cache::open(&folder.path().join("cache")).unwrap_err();
-        assert!(error.to_string().contains("others may write"), "{error}");
+        assert!(error.to_string().contains("cache: others may write"), "{error}");
         fs::write(folder.path().join("file"), "").unwrap();
         assert!(Cache::open(&folder.path().join("file")).is_err());
     }

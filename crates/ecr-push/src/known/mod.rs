@@ -110,20 +110,28 @@ pub fn pairs_of(
     {
         return Err(format!("it is for {}, not for {platform}", config.platform));
     }
-    if config.diff_ids.len() != layers.len() {
-        return Err(format!("its config lists {} layers, and its manifest {}", config.diff_ids.len(), layers.len()));
+    pair_up(&config.diff_ids, layers, origin)
+}
+
+/// The pairs of these layers, base first, and these blobs.
+///
+/// # Errors
+/// In words, if they do not go together: see [`pairs_of`].
+pub fn pair_up(diff_ids: &[DiffId], layers: &[Descriptor], origin: &Origin) -> std::result::Result<Vec<Pair>, String> {
+    if diff_ids.len() != layers.len() {
+        return Err(format!("its config lists {} layers, and its manifest {}", diff_ids.len(), layers.len()));
     }
     let mut blobs: HashMap<DiffId, Digest> = HashMap::new();
-    let mut diff_ids: HashMap<Digest, DiffId> = HashMap::new();
+    let mut held: HashMap<Digest, DiffId> = HashMap::new();
     let mut pairs = Vec::new();
-    for (diff_id, blob) in config.diff_ids.iter().zip(layers) {
+    for (diff_id, blob) in diff_ids.iter().zip(layers) {
         if codec_of(&blob.media_type).is_none() {
             return Err(format!("it has a layer of the type `{}`", blob.media_type));
         }
         if blobs.insert(*diff_id, blob.digest).is_some_and(|other| other != blob.digest) {
             return Err(format!("it has two blobs for the layer {diff_id}"));
         }
-        if diff_ids.insert(blob.digest, *diff_id).is_some_and(|other| other != *diff_id) {
+        if held.insert(blob.digest, *diff_id).is_some_and(|other| other != *diff_id) {
             return Err(format!("it has two layers in the blob {}", blob.digest));
         }
         pairs.push(Pair { diff_id: *diff_id, blob: blob.clone(), origin: origin.clone() });

@@ -310,22 +310,24 @@ impl Destination {
 
     /// What the tags point at, and whether those that do not point at the image `ours` may move. What may not be asked stays unknown.
     pub(super) async fn tags(&self, tags: &[Tag], ours: &Identity, retry: &RetryBudget) -> Result<Vec<TagState>> {
+        let read = |tag: &Tag| {
+            let tag = tag.clone();
+            async move { retry.run("read tag", || self.repository.manifest(tag.as_str())).await }
+        };
+        let answers: Vec<_> = iter(tags).map(read).buffered(HEADS).collect().await;
         let mut states = Vec::new();
-        for tag in tags {
-            let found = match retry.run("read tag", || self.repository.manifest(tag.as_str())).await {
+        let mut told = false;
+        for (tag, answer) in tags.iter().zip(answers) {
+            let found = match answer {
                 Ok(found) => found,
-                // Who may not read one tag may read none.
-                Err(error) if error.status() == Some(403) => {
-                    self.events.emit(Event::Detail(format!("tags cannot be read beforehand: {error}")));
-                    let unread = tags.iter().skip(states.len());
-                    states.extend(unread.map(|tag| TagState { tag: tag.clone(), found: None, immutable: false }));
-                    return Ok(states);
-                }
-                // A registry that answers so to a read may still take a push.
+                // Who may not read one tag may read none. A registry that answers otherwise may still take a push.
                 Err(error) if error.retry() == Retry::Never && error.status() != Some(401) => {
-                    self.events.emit(Event::Detail(format!("the tag `{tag}` cannot be read beforehand: {error}")));
+                    if !std::mem::replace(&mut told, true) {
+                        self.events.emit(Event::Detail(format!("the tag `{tag}` cannot be read beforehand: {error}")));
+                    }
                     None
                 }
+                Err(error) if error.status() == Some(403) => None,
                 Err(error) => return Err(self.explain(error)),
             };
             let moves = found.as_ref().is_some_and(|found| !ours.is(found));

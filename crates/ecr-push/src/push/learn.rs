@@ -167,6 +167,8 @@ impl Learn {
             return;
         }
         self.destination.note_there(pair.blob.digest, pair.blob.size);
+        let (layer, blob) = (pair.diff_id.0.short(), pair.blob.digest.short());
+        self.detail(format!("the layer {layer} is in the blob {blob}, says {}", pair.origin));
         self.events.emit(Event::BlobDone { digest: pair.blob.digest, size: pair.blob.size, action });
         self.known.memory.remember(pair.clone());
     }

@@ -227,7 +227,7 @@ impl Push {
         let tags = self.tags();
         self.events.emit(Event::Phase(format!("checking {}", self.destination.uri)));
         let states = self.look(&preview, &tags).await?;
-        let identity = self.identity(preview.root_digest, preview.config_digest);
+        let identity = self.identity(&preview);
         plan::refuse_moves(&identity, &states, &self.destination.uri)?;
         if let Some(report) = self.reuse(&identity, &preview, &states, &tags).await? {
             return Ok(report);
@@ -275,7 +275,7 @@ impl Push {
         }
         let (create, dry_run) = (self.request.create_repository, self.request.dry_run);
         let ensure = || self.destination.ensure_repository(&probe, create, dry_run);
-        let identity = self.identity(preview.root_digest, preview.config_digest);
+        let identity = self.identity(preview);
         let read = || self.destination.tags(&tags, &identity, &self.retry);
         if self.memory.has_put(&tags) {
             // Most likely the same again: the tags say so, and that the repository is there.
@@ -303,8 +303,12 @@ impl Push {
 
     /// What makes an image in the registry the same as ours. A config alone does only where the word of others is taken for the
     /// layers that go with it.
-    fn identity(&self, root: Option<Digest>, config: Option<Digest>) -> Identity {
-        Identity { root, config: config.filter(|_| self.request.reuse.policy == Reuse::Registry) }
+    fn identity(&self, preview: &Preview) -> Identity {
+        Identity {
+            root: preview.root_digest,
+            config: preview.config_digest.filter(|_| self.request.reuse.policy == Reuse::Registry),
+            layers: preview.diff_ids.clone(),
+        }
     }
 
     /// The codec that the user asked for.
@@ -359,7 +363,7 @@ impl Push {
         let reports = blobs.iter().map(skipped).collect();
         let mut digest = manifest.digest;
         if !self.request.dry_run {
-            let identity = Identity { root: Some(manifest.digest), config: identity.config };
+            let identity = Identity { root: Some(manifest.digest), ..identity.clone() };
             digest = self.publish(std::slice::from_ref(manifest), &identity, states, tags).await?.unwrap_or(digest);
         }
         let mut report = self.report(digest, tags, contents, reports);

@@ -40,6 +40,8 @@ struct State {
     places: HashMap<Digest, String>,
     /// What was tried once is not tried again.
     tried: HashSet<Digest>,
+    /// Repositories that could not be asked. They are not asked again.
+    silent: HashSet<String>,
     /// Sessions that refused mounts have opened.
     sessions: Vec<(Instant, Url)>,
     refused: u64,
@@ -85,10 +87,13 @@ impl Mounts {
 
     /// Asks the named repositories which of `digests` they have. One that cannot be asked has none.
     pub(super) async fn look_for(&self, digests: &[Digest]) {
-        if digests.is_empty() {
+        if digests.is_empty() || self.siblings.is_empty() {
             return;
         }
-        let asked = self.siblings.iter().map(|sibling| async {
+        let silent = self.lock().silent.clone();
+        let siblings: Vec<&Destination> =
+            self.siblings.iter().filter(|sibling| !silent.contains(sibling.repository.name())).collect();
+        let asked = siblings.iter().map(|sibling| async {
             let asked = tokio::time::timeout(ANSWER, sibling.present_of(digests, &self.retry));
             asked.await.unwrap_or_else(|_| {
                 Err(Error::new(
@@ -98,12 +103,13 @@ impl Mounts {
                 ))
             })
         });
-        for (sibling, answer) in self.siblings.iter().zip(join_all(asked).await) {
+        for (sibling, answer) in siblings.iter().zip(join_all(asked).await) {
             let name = sibling.repository.name();
             match answer {
                 Ok(present) => present.keys().for_each(|digest| self.note(*digest, name)),
                 Err(error) => {
                     self.events.emit(Event::Detail(format!("nothing can be mounted from {name}: {error}")));
+                    self.lock().silent.insert(name.to_owned());
                 }
             }
         }
@@ -144,21 +150,29 @@ impl Mounts {
     pub(super) async fn tell(&self) {
         let refused = self.lock().refused;
         let Some(ecr) = self.destination.ecr.as_ref().filter(|_| refused > 0) else { return };
-        let megabytes = refused as f64 / 1e6;
+        let bytes = words(refused);
         let how = "aws ecr put-account-setting --name BLOB_MOUNTING --value ENABLED";
         self.events.notice(match ecr.api.mounts_blobs(SETTING).await {
             Ok(false) => format!(
-                "blob mounting is off in this account and region; with it {megabytes:.1} MB need not have been sent: {how} --region {}",
+                "blob mounting is off in this account and region; with it {bytes} need not have been sent: {how} --region {}",
                 ecr.region
             ),
             Ok(true) => format!(
-                "{megabytes:.1} MB were not mounted though blob mounting is on: both repositories need the same encryption, and the \
+                "{bytes} were not mounted though blob mounting is on: both repositories need the same encryption, and the \
                  other one an image that uses the layer"
             ),
             Err(_) => format!(
-                "{megabytes:.1} MB were not mounted; if blob mounting is off in this account and region: {how} --region {}",
+                "{bytes} were not mounted; if blob mounting is off in this account and region: {how} --region {}",
                 ecr.region
             ),
         });
+    }
+}
+
+/// Bytes as people write them.
+fn words(bytes: u64) -> String {
+    match bytes {
+        0..10_000 => format!("{bytes} bytes"),
+        _ => format!("{:.2} MB", bytes as f64 / 1e6),
     }
 }

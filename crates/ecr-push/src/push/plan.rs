@@ -2,18 +2,20 @@
 
 use crate::compress::Codec;
 use crate::error::{Error, Result, Side};
-use crate::image::{Digest, Kind, Manifest, Tag};
-use crate::known::{Reuse, codec_of};
+use crate::image::{DiffId, Digest, Kind, Manifest, Tag};
+use crate::known::{Origin, Reuse, codec_of, pair_up};
 use crate::registry::Found;
 use crate::source::Image;
 
 /// What identifies the image that is to be pushed, as far as it is known.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Identity {
     /// The digest of the manifest or index.
     pub(super) root: Option<Digest>,
     /// The config's digest, where the manifest is ours to make.
     pub(super) config: Option<Digest>,
+    /// The layers that the config lists. A manifest for the same config is the same image only if its blobs can be these.
+    pub(super) layers: Vec<DiffId>,
 }
 
 impl Identity {
@@ -23,8 +25,19 @@ impl Identity {
         if self.root == Some(found.digest) {
             return true;
         }
-        let theirs = found.manifest.as_ref().and_then(Manifest::config_digest);
-        self.config.is_some() && self.config == theirs
+        self.has_config_of(found) && self.contradiction(found).is_none()
+    }
+
+    fn has_config_of(&self, found: &Found) -> bool {
+        self.config.is_some() && self.config == found.manifest.as_ref().and_then(Manifest::config_digest)
+    }
+
+    /// Why a manifest for the same config cannot be the same image.
+    fn contradiction(&self, found: &Found) -> Option<String> {
+        match &found.manifest.as_ref()?.kind {
+            Kind::Image { layers, .. } => pair_up(&self.layers, layers, &Origin::Image(String::new())).err(),
+            Kind::Index { .. } => None,
+        }
     }
 
     fn is_known(&self) -> bool {
@@ -35,10 +48,14 @@ impl Identity {
 /// What identifies an image that was read. A config does only where `reuse` takes the word of others for the layers that go with it.
 pub(super) fn identity_of(image: &Image, reuse: Reuse) -> Identity {
     match image {
-        Image::Layers { config, .. } => {
-            Identity { root: None, config: Some(config.digest()).filter(|_| reuse == Reuse::Registry) }
+        Image::Layers { config, diff_ids, .. } => Identity {
+            root: None,
+            config: Some(config.digest()).filter(|_| reuse == Reuse::Registry),
+            layers: diff_ids.clone(),
+        },
+        Image::Manifests { manifests, .. } => {
+            Identity { root: manifests.last().map(|root| root.digest), ..Identity::default() }
         }
-        Image::Manifests { manifests, .. } => Identity { root: manifests.last().map(|root| root.digest), config: None },
     }
 }
 
@@ -77,13 +94,14 @@ pub(super) fn moved(tag: &Tag, found: &Found, identity: &Identity, repository: &
             identity.root.map_or_else(|| "another image".into(), |d| d.to_string()),
         ),
     };
-    Error::new(
-        Side::Destination,
-        "check tag",
-        format!("the tag `{tag}` of {repository} is immutable and holds another image: {kind} {there} is there, {ours} would be pushed"),
-    )
-    .with_code("ImageTagAlreadyExistsException")
-    .with_hint("push under a new tag, or allow this tag to move in the repository's tag mutability settings")
+    let contradiction = if identity.has_config_of(found) { identity.contradiction(found) } else { None };
+    let what = match contradiction {
+        Some(why) => format!("an image of the same config {ours} that cannot be right: {why}"),
+        None => format!("another image: {kind} {there} is there, {ours} would be pushed"),
+    };
+    Error::new(Side::Destination, "check tag", format!("the tag `{tag}` of {repository} is immutable and holds {what}"))
+        .with_code("ImageTagAlreadyExistsException")
+        .with_hint("push under a new tag, or allow this tag to move in the repository's tag mutability settings")
 }
 
 /// The manifest in the registry that already is the image, if one of the tags has it. With a `codec` that the user asked for, one that is
@@ -140,17 +158,17 @@ mod tests {
     #[test]
     fn the_same_config_is_the_same_image_only_where_the_manifest_is_ours() {
         let there = found("a");
-        let ours = Identity { root: None, config: Some(Digest::of(b"a")) };
+        let ours = Identity { config: Some(Digest::of(b"a")), ..Identity::default() };
         assert!(ours.is(&there));
         assert!(existing(&ours, None, &[state(Some(there.clone()), false)]).is_some());
-        let other = Identity { root: Some(Digest::of(b"x")), config: None };
+        let other = Identity { root: Some(Digest::of(b"x")), ..Identity::default() };
         assert!(!other.is(&there));
-        assert!(Identity { root: Some(there.digest), config: None }.is(&there));
+        assert!(Identity { root: Some(there.digest), ..Identity::default() }.is(&there));
     }
 
     #[test]
     fn an_immutable_tag_with_another_image_is_refused_and_both_are_shown() {
-        let identity = Identity { root: None, config: Some(Digest::of(b"b")) };
+        let identity = Identity { config: Some(Digest::of(b"b")), ..Identity::default() };
         let there = found("a");
         let error = refuse_moves(&identity, &[state(Some(there.clone()), true)], "host/app").unwrap_err();
         assert!(error.message().contains(&Digest::of(b"a").to_string()), "{}", error.message());

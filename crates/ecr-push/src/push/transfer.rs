@@ -185,7 +185,7 @@ impl Push {
                 confirm(manifests.iter().flat_map(Manifest::blobs), blobs)?;
                 return Ok((manifests, contents, identity));
             }
-            Image::Layers { config, layers, platform } => (config, layers, platform),
+            Image::Layers { config, layers, platform, .. } => (config, layers, platform),
         };
         let digest = config.digest();
         if preview.config_digest.is_some_and(|promised| promised != digest) {

@@ -383,7 +383,8 @@ impl DockerImage {
             layers.push(layer);
         }
         sink.layers(uncompressed)?;
-        Ok(Image::Layers { config: ConfigBlob::Bytes(self.config), layers, platform: self.parsed.platform })
+        let Config { diff_ids, platform } = self.parsed;
+        Ok(Image::Layers { config: ConfigBlob::Bytes(self.config), diff_ids, layers, platform })
     }
 }
 

@@ -191,7 +191,8 @@ impl DockerDaemon {
     fn assembled(&self, config: Bytes) -> Result<Image> {
         let parsed = Config::parse(&config)?;
         let layers = parsed.diff_ids.iter().map(|diff_id| LayerRef::Uncompressed(*diff_id)).collect();
-        Ok(Image::Layers { config: ConfigBlob::Bytes(config), layers, platform: parsed.platform })
+        let Config { diff_ids, platform } = parsed;
+        Ok(Image::Layers { config: ConfigBlob::Bytes(config), diff_ids, layers, platform })
     }
 
     /// Reads the export of a classic store, of which everything but the layers' bytes is known beforehand.
@@ -204,7 +205,8 @@ impl DockerDaemon {
             && let Some(size) = sink.config_there(&digest)
         {
             let layers = diff_ids.iter().map(|diff_id| LayerRef::Uncompressed(*diff_id)).collect();
-            return Ok(Image::Layers { config: ConfigBlob::There { digest, size }, layers, platform });
+            let config = ConfigBlob::There { digest, size };
+            return Ok(Image::Layers { config, diff_ids: diff_ids.clone(), layers, platform });
         }
         let (name, export) = self.export()?;
         let mut wanted = Wanted::new(diff_ids, needed, &digest);

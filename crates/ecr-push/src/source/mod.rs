@@ -128,7 +128,9 @@ pub enum Image {
     Layers {
         /// The config.
         config: ConfigBlob,
-        /// Its layers, base first.
+        /// The layers that the config lists, base first.
+        diff_ids: Vec<DiffId>,
+        /// How they were delivered, in the same order.
         layers: Vec<LayerRef>,
         /// What it runs on.
         platform: Platform,

@@ -32,6 +32,7 @@ const WORDS: Words = &[
     ("--attestations", "the command line's `--attestations`"),
     ("--ca-bundle", "AWS_CA_BUNDLE"),
     ("--connect-to", "the command line's `--connect-to`"),
+    ("--containerd-address", "the variable CONTAINERD_ADDRESS"),
     ("--containerd-namespace", "the variable CONTAINERD_NAMESPACE"),
     ("--create-repository", "autoCreateRepository: true"),
     ("--dry-run", "the command line's `--dry-run`"),
