@@ -8,7 +8,7 @@ from peers import label
 from places import title
 from report import Figures
 
-WIDTH, LEFT, RIGHT = 860, 190, 170
+WIDTH, LEFT, RIGHT = 900, 230, 170
 BAR, GAP, PANEL_HEAD, PANEL_FOOT = 15, 5, 46, 20
 STYLE = """
   text { font: 12px system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif; fill: #24292f }
