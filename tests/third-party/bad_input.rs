@@ -78,7 +78,9 @@ fn an_engine_killed_in_mid_export_publishes_nothing() {
     image::files(&stack.space, &engine, "victim:1", &[120 << 20]);
     stack.create_repository("bad/killed");
     let staged = engine.file("data/tmp");
-    let command = push(stack, "victim:1", "bad/killed", &["v1"]).env("DOCKER_HOST", engine.host());
+    let command = push(stack, "victim:1", "bad/killed", &["v1"])
+        .args(["--engine-store", "off"])
+        .env("DOCKER_HOST", engine.host());
     let pushing = std::thread::spawn(move || command.run());
     wait_for("the export", Duration::from_secs(60), || {
         let export = |entry: std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("docker-export");

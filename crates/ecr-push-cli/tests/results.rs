@@ -62,6 +62,7 @@ async fn json_is_one_object_with_everything() {
         "layers",
         "bytes_sent",
         "bytes_skipped",
+        "bytes_mounted",
         "seconds",
         "retries",
         "peak_temp_bytes",
