@@ -192,6 +192,12 @@ async fn a_hundred_layers_are_asked_for_in_one_call() {
     let sizes: Vec<usize> = (0..150).map(|i| 100 + i).collect();
     let report = push_with_log(stand.request(&stand.layout("image", &sizes))).await.0.unwrap();
     assert_eq!(report.blobs.len(), 151);
+    let reported: Vec<u64> = report.blobs.iter().skip(1).map(|blob| blob.size).collect();
+    assert_eq!(
+        reported,
+        sizes.iter().map(|size| *size as u64).collect::<Vec<_>>(),
+        "the config, then the layers, base first"
+    );
     // The first finds the repository too.
     assert_eq!(stand.asked("BatchCheckLayerAvailability").len(), 2);
 }

@@ -83,6 +83,9 @@ impl Push {
         let made = Made { unpacked, verdicts: &verdicts };
         let (manifests, contents, identity) = self.assemble(image, &made, &uploads, &mut blobs, &preview).await?;
         mounts.tell().await;
+        // As the manifests name them, whichever was done first.
+        let order: Vec<Digest> = manifests.iter().flat_map(Manifest::blobs).map(|blob| blob.digest).collect();
+        blobs.sort_by_key(|report| order.iter().position(|digest| *digest == report.digest));
         let root = manifests.last().map(|root| root.digest).unwrap_or_else(|| Digest::of(b""));
         plan::refuse_moves(&identity, states, &self.destination.uri)?;
         let mut report = self.report(root, tags, contents, blobs);
