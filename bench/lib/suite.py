@@ -82,6 +82,23 @@ TARGETS = [
     Target("60 x 2 MB at 20 ms, cold, dockerd", LINK, "many", "cold", DAEMON, ["docker"], 1 / 3),
     Target("60 x 2 MB at 20 ms, cold, layout", LINK, "many", "cold", "ours-oci", ["crane-oci", "oras-oci", "regctl-oci"], 1 / 2),
 ]
+@dataclass
+class Cost:
+    """What a push costs besides time: ours, by median, is at most `most` times docker push's."""
+
+    name: str
+    what: str
+    ours: str
+    most: float
+
+
+# Of cold pushes of the image of 400 MB on loopback.
+COSTS = [
+    Cost("CPU of command and engine, from dockerd, default gzip", "cpu", DAEMON, 0.4),
+    Cost("bytes stored, default gzip", "stored", DAEMON, 1.05),
+    Cost("bytes stored, gzip:fast", "stored", f"{DAEMON}:{FAST}", 1.12),
+    Cost("bytes stored, zstd", "stored", f"{DAEMON}:{ZSTD}", 1.0),
+]
 # In MB, of the command alone, the largest value that was seen.
 MEMORY_IMAGE, MEMORY_LIMIT = "big", 64
 

@@ -1,5 +1,7 @@
 """The targets as a table: what was promised, what was measured, met or not."""
 
+import statistics
+
 import suite
 from peers import label
 from places import title
@@ -12,7 +14,7 @@ def markdown(document):
     options = document["about"]["options"]
     judged = [judge(figures, target, options) for target in suite.TARGETS]
     head = ["target", "place", "ours", "s", "against", "s", "at most", "measured", "n", "verdict"]
-    return "## Targets\n\n" + table(head, [row for _, row in judged]) + "\n" + memory(figures)
+    return "## Targets\n\n" + table(head, [row for _, row in judged]) + "\n" + costs(figures) + memory(figures)
 
 
 def judge(figures, target, options):
@@ -37,6 +39,20 @@ def judge(figures, target, options):
         target.name, title(target.place), label(target.ours), seconds(ours), label(peer), seconds(walls[peer]), most, f"x{measured:.3f}",
         f"{counts[0]}, {counts[1]}", verdict or "-",
     ]
+
+
+def costs(figures):
+    rows = []
+    for cost in suite.COSTS:
+        values = [figures.of("loopback", "app", "cold", peer, cost.what) for peer in (cost.ours, "docker")]
+        if not all(values):
+            continue
+        ours, docker = map(statistics.median, values)
+        measured = ours / docker
+        rows.append([cost.name, f"x{cost.most:.3g}", f"x{measured:.3f}", "met" if measured <= cost.most else "missed"])
+    if not rows:
+        return ""
+    return "Against docker push, a new image of 400 MB:\n\n" + table(["what", "at most", "measured", "verdict"], rows) + "\n"
 
 
 def memory(figures):
