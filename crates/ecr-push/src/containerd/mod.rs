@@ -2,8 +2,7 @@
 //!
 //! The API is small here: seven calls, of which one streams. So the messages are read and written by hand (`proto`,
 //! `messages`) and gRPC is a header, a frame of five bytes and two trailers over h2 (`grpc`): no generated code, no
-//! `protoc`. Field numbers and method names are those of containerd's `api/services/*/v1/*.proto`, stable since 1.0 and
-//! the same in 2.x.
+//! `protoc`. Field numbers and method names are those of containerd's `api/services/*/v1/*.proto`.
 
 mod blob;
 mod client;

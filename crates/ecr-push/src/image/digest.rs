@@ -103,6 +103,21 @@ impl From<Digest> for String {
 #[serde(transparent)]
 pub struct DiffId(pub Digest);
 
+impl DiffId {
+    /// The chain ID of each of an image's layers, base first: the digest that names a layer together with all that lie below it
+    /// ("Layer ChainID" in the OCI image specification's config.md).
+    #[must_use]
+    pub fn chain_ids(layers: &[Self]) -> Vec<Digest> {
+        let mut parent: Option<Digest> = None;
+        let chain_id = |layer: &Self| {
+            let id = parent.map_or(layer.0, |parent| Digest::of(format!("{parent} {layer}").as_bytes()));
+            parent = Some(id);
+            id
+        };
+        layers.iter().map(chain_id).collect()
+    }
+}
+
 impl fmt::Display for DiffId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)

@@ -15,13 +15,7 @@ pub(super) struct LegacyNames(Vec<(DiffId, Digest)>);
 
 impl LegacyNames {
     pub(super) fn new(diff_ids: &[DiffId]) -> Self {
-        let mut chain: Option<Digest> = None;
-        let with_chain = |diff_id: &DiffId| {
-            let id = chain.map_or(diff_id.0, |parent| Digest::of(format!("{parent} {diff_id}").as_bytes()));
-            chain = Some(id);
-            (*diff_id, id)
-        };
-        Self(diff_ids.iter().map(with_chain).collect())
+        Self(diff_ids.iter().copied().zip(DiffId::chain_ids(diff_ids)).collect())
     }
 
     /// The layer whose folder is called `name` and has this `json` in it.

@@ -72,16 +72,8 @@ impl GraphStore {
     /// # Errors
     /// If one is not there, or it is plain already that it cannot be read.
     pub fn layers(&self, diff_ids: &[DiffId]) -> io::Result<Vec<Layer>> {
-        let mut chain: Option<Digest> = None;
-        diff_ids
-            .iter()
-            .map(|diff_id| {
-                // "Layer ChainID" in the OCI image specification's config.md.
-                let id = chain.map_or(diff_id.0, |parent| Digest::of(format!("{parent} {diff_id}").as_bytes()));
-                chain = Some(id);
-                self.layer(id, *diff_id)
-            })
-            .collect()
+        let chain_ids = DiffId::chain_ids(diff_ids);
+        chain_ids.into_iter().zip(diff_ids).map(|(chain_id, diff_id)| self.layer(chain_id, *diff_id)).collect()
     }
 
     fn layer(&self, chain_id: Digest, diff_id: DiffId) -> io::Result<Layer> {
