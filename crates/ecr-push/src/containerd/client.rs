@@ -77,16 +77,16 @@ impl Containerd {
     pub async fn image(&self, name: &str) -> Result<ContainerdImage> {
         name::check(name)?;
         if let Some(image) = self.named(name, &self.0.namespace).await? {
-            return self.described(image, name.starts_with("sha256:"));
+            return self.described(image);
         }
         let images = self.0.connection.call(&messages::LIST_IMAGES, &self.0.namespace, Vec::new(), messages::images);
         let images = images.await?;
         if let Some(image) = with_digest(name, &images) {
-            return self.described(image.clone(), false);
+            return self.described(image.clone());
         }
         match with_id(name, &images).as_slice() {
             [] => Err(self.unknown(name, &images).await),
-            [one] => self.described((*one).clone(), true),
+            [one] => self.described((*one).clone()),
             several => Err(ambiguous(name, several)),
         }
     }
@@ -133,21 +133,13 @@ impl Containerd {
         Ok(None)
     }
 
-    fn described(&self, image: Image, by_id: bool) -> Result<ContainerdImage> {
+    fn described(&self, image: Image) -> Result<ContainerdImage> {
         let target = image.target;
         let digest = target.digest.parse().map_err(|error: Error| {
             let message = format!("the image `{}` of {} has no sha256 digest", image.name, self.describe());
             Error::new(Side::Source, messages::GET_IMAGE.operation, message).with_source(error)
         })?;
-        Ok(ContainerdImage {
-            name: image.name,
-            by_id,
-            labels: image.labels,
-            media_type: target.media_type,
-            digest,
-            size: target.size,
-            annotations: target.annotations,
-        })
+        Ok(ContainerdImage { name: image.name, media_type: target.media_type, digest, size: target.size })
     }
 
     async fn unknown(&self, name: &str, images: &[Image]) -> Error {

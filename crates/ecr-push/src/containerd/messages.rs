@@ -45,7 +45,6 @@ pub(super) struct Descriptor {
     pub media_type: String,
     pub digest: String,
     pub size: u64,
-    pub annotations: BTreeMap<String, String>,
 }
 
 impl Descriptor {
@@ -56,7 +55,6 @@ impl Descriptor {
                 (1, value) => descriptor.media_type = value.text()?,
                 (2, value) => descriptor.digest = value.text()?,
                 (3, value) => descriptor.size = value.size()?,
-                (5, value) => value.entry_of(&mut descriptor.annotations)?,
                 _ => {}
             }
         }
@@ -68,7 +66,6 @@ impl Descriptor {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Image {
     pub name: String,
-    pub labels: BTreeMap<String, String>,
     pub target: Descriptor,
 }
 
@@ -78,7 +75,6 @@ impl Image {
         for field in fields(message) {
             match field? {
                 (1, value) => image.name = value.text()?,
-                (2, value) => value.entry_of(&mut image.labels)?,
                 (3, value) => image.target = Descriptor::decode(value.bytes()?)?,
                 _ => {}
             }
@@ -178,11 +174,9 @@ mod tests {
         let list = images([nested(1, image.clone()), nested(1, request("other"))].concat().into()).unwrap();
         assert_eq!(list.len(), 2);
         assert_eq!(list[0].name, "app:v1");
-        assert_eq!(list[0].labels["k"], "v");
         assert_eq!(list[0].target.media_type, "type");
         assert_eq!(list[0].target.digest, "sha256:00");
         assert_eq!(list[0].target.size, 7);
-        assert_eq!(list[0].target.annotations["a"], "b");
         assert_eq!(list[1], Image { name: "other".to_owned(), ..Image::default() });
         assert!(images(nested(1, nested(3, nested(3, Vec::new()))).into()).is_err(), "a size that is bytes");
     }

@@ -18,7 +18,6 @@ mod fake;
 #[cfg(all(test, unix))]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 pub use blob::{Blob, BlobStream};
@@ -44,16 +43,10 @@ pub struct ContainerdSettings {
 pub struct ContainerdImage {
     /// Its name in the store, such as `docker.io/library/app:latest`.
     pub name: String,
-    /// True if the user asked by digest or short digest alone, so that `name` is only one of its names.
-    pub by_id: bool,
-    /// What containerd notes beside the image.
-    pub labels: BTreeMap<String, String>,
     /// The media type of the manifest or index the name points at.
     pub media_type: String,
     /// The digest of that manifest or index.
     pub digest: Digest,
     /// Its size in bytes.
     pub size: u64,
-    /// The annotations of the descriptor that points at it.
-    pub annotations: BTreeMap<String, String>,
 }
