@@ -1,6 +1,7 @@
 //! Digests, and the type that keeps a diff id from being used as one.
 
 use std::fmt;
+use std::io::{self, Read};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -104,6 +105,23 @@ impl From<Digest> for String {
 pub struct DiffId(pub Digest);
 
 impl DiffId {
+    /// The diff ID of the uncompressed tar that `layer` yields.
+    ///
+    /// # Errors
+    /// If it cannot be read to its end.
+    pub fn of(mut layer: impl Read) -> io::Result<Self> {
+        let mut hasher = Hasher::default();
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            match layer.read(&mut buffer) {
+                Ok(0) => return Ok(Self(hasher.finish().0)),
+                Ok(n) => hasher.update(&buffer[..n]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
     /// The chain ID of each of an image's layers, base first: the digest that names a layer together with all that lie below it
     /// ("Layer ChainID" in the OCI image specification's config.md).
     #[must_use]

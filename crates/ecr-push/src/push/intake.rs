@@ -331,23 +331,12 @@ fn unpacked(content: &Content) -> Result<(DiffId, &'static str)> {
     let (codec, media_type) =
         if is_zstd { (Codec::Zstd, MediaType::OCI_LAYER_ZSTD) } else { (Codec::Gzip, MediaType::DOCKER_LAYER) };
     let reader = io::BufReader::with_capacity(256 * 1024, content.reader().map_err(unreadable)?);
-    let mut hasher = Hasher::default();
-    let unpack = || -> io::Result<()> {
-        let mut decoder = Decoder::new(codec, reader)?;
-        let mut buffer = vec![0; 256 * 1024];
-        loop {
-            match decoder.read(&mut buffer)? {
-                0 => return Ok(()),
-                n => hasher.update(&buffer[..n]),
-            }
-        }
-    };
-    unpack().map_err(|error| {
+    let diff_id = Decoder::new(codec, reader).and_then(DiffId::of).map_err(|error| {
         Error::new(Side::Source, "check layer", format!("a compressed layer cannot be unpacked: {error}"))
             .with_source(error)
             .with_hint("save or copy the image again; layers of other formats than gzip and zstd cannot be checked")
     })?;
-    Ok((DiffId(hasher.finish().0), media_type))
+    Ok((diff_id, media_type))
 }
 
 /// Counts what is read, and ends it when it is not wanted any more.

@@ -19,7 +19,7 @@ use super::verdicts::{Reused, Verdicts};
 use crate::compress::{Codec, Decoder};
 use crate::error::{Error, Result, Side};
 use crate::events::{BlobAction, Event, Events};
-use crate::image::{DiffId, Digest, Hasher, Kind, Manifest, Platform, Tag};
+use crate::image::{DiffId, Digest, Kind, Manifest, Platform, Tag};
 use crate::known::{Origin, Pair, Reuse, codec_of, pairs_of};
 use crate::registry::Found;
 use crate::retry::RetryBudget;
@@ -355,17 +355,7 @@ async fn manifest(repository: &Destination, reference: &str) -> std::result::Res
 }
 
 fn unpack(codec: Codec, chunks: Receiver<Bytes>) -> io::Result<DiffId> {
-    let mut decoder = Decoder::new(codec, Chunks { chunks, rest: Bytes::new() })?;
-    let mut hasher = Hasher::default();
-    let mut buffer = vec![0; 128 * 1024];
-    loop {
-        match decoder.read(&mut buffer) {
-            Ok(0) => return Ok(DiffId(hasher.finish().0)),
-            Ok(n) => hasher.update(&buffer[..n]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
+    DiffId::of(Decoder::new(codec, Chunks { chunks, rest: Bytes::new() })?)
 }
 
 struct Chunks {
