@@ -218,7 +218,9 @@ fn an_image_arrives_as_containerd_has_it() {
     containerd.import_built(&source.archive, "docker.io/library/small:1");
     let target = containerd.target("docker.io/library/small:1");
     let before = containerd.reads();
-    assert_eq!(reported(containerd.push("small:1", "small:v1").run()), target);
+    let outcome =
+        containerd.push("small:1", "small:v1").args(["-v"]).run().says(&["layers come from containerd's files"]);
+    assert_eq!(reported(outcome), target);
     assert!(containerd.reads() - before <= 2, "the manifest, and perhaps the config: layers are read as files");
     let pulled = pull_from(stack, &reference(stack, "small:v1"), &["--src-tls-verify=false"]);
     assert_eq!(pulled.digest, target);
@@ -387,7 +389,8 @@ fn content_that_cannot_be_read_comes_through_the_api() {
         ("api-mount:v1", containerd.push("small:1", "api-mount:v1").through(&elsewhere)),
     ] {
         let before = containerd.reads();
-        assert_eq!(reported(command.run()), target, "{place}");
+        let outcome = command.args(["-v"]).run().says(&["layers come from containerd's API"]);
+        assert_eq!(reported(outcome), target, "{place}");
         assert!(containerd.reads() - before >= 5, "{place}: manifest, config and three layers");
         let pulled = pull_from(stack, &reference(stack, place), &["--src-tls-verify=false"]);
         assert_eq!(pulled.digest, target);

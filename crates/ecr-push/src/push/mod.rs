@@ -182,6 +182,7 @@ async fn open_source(request: &PushRequest, events: &Events) -> Result<(Box<dyn 
         let containerd = Containerd::connect(&request.containerd).await?;
         let source = ContainerdSource::open(containerd, name, &request.selection).await?;
         events.notice(format!("source {}", source.describe()));
+        events.emit(Event::Detail(format!("layers come from {}", source.door())));
         return Ok((Box::new(source), None));
     }
     let SourceSpec::Daemon(name) = &request.source else {

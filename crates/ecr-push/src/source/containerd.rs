@@ -18,6 +18,7 @@ use crate::image::{Digest, Manifest};
 pub struct ContainerdSource {
     store: Store,
     selected: Selected,
+    door: &'static str,
 }
 
 impl ContainerdSource {
@@ -33,9 +34,14 @@ impl ContainerdSource {
         // blocked on would swallow wake-ups that are meant for that one.
         let selection = selection.clone();
         let opened = tokio::task::spawn_blocking(move || {
+            // The blobs lie beside the manifest; each is looked for again when it is read.
+            let door = match store.blob(&image.digest)?.and_then(|blob| blob.path()) {
+                Some(_) => "containerd's files",
+                None => "containerd's API (its files cannot be read here)",
+            };
             let root = Manifest::parse(store.document(&image.digest)?, Some(&image.media_type))?;
             let selected = from_root(&store, root, None, &selection)?;
-            Ok(Self { store, selected })
+            Ok(Self { store, selected, door })
         });
         opened.await.map_err(|error| source_error("read image", "reading the image ended early").with_source(error))?
     }
@@ -43,6 +49,11 @@ impl ContainerdSource {
     /// How the log calls it.
     pub fn describe(&self) -> &str {
         &self.store.name
+    }
+
+    /// Where the layers come from, and if that is not the fast way, why.
+    pub fn door(&self) -> &'static str {
+        self.door
     }
 }
 
