@@ -54,6 +54,8 @@ pub enum Retry {
     Throttled,
     /// The credential was not accepted: get a new token, then try once more.
     NewToken,
+    /// What the registry said it has is not there any more: look again, send it again.
+    Resend,
 }
 
 /// A failed operation. See the [module documentation](self).
@@ -116,10 +118,26 @@ impl Error {
         self
     }
 
+    /// The same error in a better sentence. The first one becomes its cause.
+    #[must_use]
+    pub fn reworded(mut self, message: impl Into<String>) -> Self {
+        let first = Self(Box::new(Inner { hints: Vec::new(), ..(*self.0).clone() }));
+        self.0.message = message.into();
+        self.0.source = Some(Arc::new(first));
+        self
+    }
+
     /// Adds what the user can do about it. May be called several times; hints are shown in order.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
         self.0.hints.push(hint.into());
+        self
+    }
+
+    /// Puts `hints` in the place of all that were there.
+    #[must_use]
+    pub fn with_hints(mut self, hints: Vec<String>) -> Self {
+        self.0.hints = hints;
         self
     }
 

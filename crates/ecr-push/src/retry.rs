@@ -1,5 +1,6 @@
 //! Trying again: the verdict is on the error, the waiting is backon's, the budget is one for the whole push.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -14,37 +15,86 @@ const MAX_WAIT: Duration = Duration::from_secs(20);
 /// How often something is tried again that will most likely fail again.
 const BRIEF: usize = 3;
 
+/// Adds up the time during which somebody holds it: what goes on at the same time counts once. Clones share it.
+#[derive(Clone, Default)]
+pub struct Overlap(Arc<Mutex<Held>>);
+
+#[derive(Default)]
+struct Held {
+    holders: usize,
+    since: Option<Instant>,
+    ended: Duration,
+}
+
+impl Overlap {
+    /// Counts from now until what is returned is dropped.
+    #[must_use]
+    pub fn hold(&self) -> Holding {
+        let mut held = self.lock();
+        held.holders += 1;
+        held.since.get_or_insert_with(Instant::now);
+        Holding(self.clone())
+    }
+
+    /// The time so far.
+    pub fn total(&self) -> Duration {
+        let held = self.lock();
+        held.ended + held.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Somebody who holds an [`Overlap`].
+pub struct Holding(Overlap);
+
+impl Drop for Holding {
+    fn drop(&mut self) {
+        let mut held = self.0.lock();
+        held.holders -= 1;
+        if held.holders == 0
+            && let Some(since) = held.since.take()
+        {
+            held.ended += since.elapsed();
+        }
+    }
+}
+
 /// One budget of trouble for a whole push.
 ///
 /// What counts is the time during which at least one operation is between its first failure and its recovery. Parallel
 /// operations that fail together use it up once, and a long push that recovers each time is not stopped.
 #[derive(Clone)]
 pub struct RetryBudget {
-    state: Arc<Mutex<State>>,
+    trouble: Overlap,
+    waits: Overlap,
+    retries: Arc<AtomicU64>,
     limit: Duration,
     events: Events,
-}
-
-#[derive(Default)]
-struct State {
-    troubled: usize,
-    since: Option<Instant>,
-    spent: Duration,
-    retries: u64,
 }
 
 impl RetryBudget {
     /// A budget of `limit`.
     pub fn new(limit: Duration, events: Events) -> Self {
-        Self { state: Arc::default(), limit, events }
+        Self { trouble: Overlap::default(), waits: Overlap::default(), retries: Arc::default(), limit, events }
     }
 
     /// How often anything was tried again.
     pub fn retries(&self) -> u64 {
-        self.lock().retries
+        self.retries.load(Ordering::Relaxed)
+    }
+
+    /// The time in which something waited for its turn or for another try. Others who wait on behalf of the push hold it too.
+    pub fn waits(&self) -> &Overlap {
+        &self.waits
     }
 
     /// Runs `operation` until it succeeds, fails for good, or the budget is used up.
+    ///
+    /// # Errors
+    /// The last failure of `operation`.
     pub async fn run<T, F>(&self, what: &str, mut operation: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
@@ -53,7 +103,7 @@ impl RetryBudget {
             Ok(value) => return Ok(value),
             Err(error) => error,
         };
-        let trouble = self.enter();
+        let _trouble = self.trouble.hold();
         let mut error = error;
         let mut tries = 0;
         let mut waits = ExponentialBuilder::default()
@@ -69,17 +119,22 @@ impl RetryBudget {
                 Retry::Brief if tries <= BRIEF => {}
                 _ => return Err(error),
             }
-            let spent = trouble.spent();
+            let spent = self.trouble.total();
             if spent >= self.limit {
                 let seconds = spent.as_secs();
                 return Err(error.with_hint(format!(
                     "tried again for {seconds} s; `--retry-budget` sets how long a push may go on trying"
                 )));
             }
-            let wait = error.retry_after().or_else(|| waits.next()).unwrap_or(MAX_WAIT);
+            // What the service asks for is the least: one that asks for no wait at all must not be asked a thousand times a second.
+            let own = waits.next().unwrap_or(MAX_WAIT);
+            let wait = error.retry_after().map_or(own, |asked| asked.max(own));
             let wait = wait.min(self.limit.saturating_sub(spent).max(Duration::from_millis(50)));
             self.note(what, &error, wait);
-            tokio::time::sleep(wait).await;
+            {
+                let _waiting = self.waits.hold();
+                tokio::time::sleep(wait).await;
+            }
             error = match operation().await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
@@ -88,41 +143,8 @@ impl RetryBudget {
     }
 
     fn note(&self, what: &str, error: &Error, wait: Duration) {
-        self.lock().retries += 1;
+        self.retries.fetch_add(1, Ordering::Relaxed);
         self.events.emit(Event::Retrying { what: what.to_owned(), why: error.message().to_owned(), wait });
-    }
-
-    fn enter(&self) -> Trouble<'_> {
-        let mut state = self.lock();
-        state.troubled += 1;
-        state.since.get_or_insert_with(Instant::now);
-        Trouble(self)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
-    }
-}
-
-/// An operation between its first failure and its end.
-struct Trouble<'a>(&'a RetryBudget);
-
-impl Trouble<'_> {
-    fn spent(&self) -> Duration {
-        let state = self.0.lock();
-        state.spent + state.since.map_or(Duration::ZERO, |since| since.elapsed())
-    }
-}
-
-impl Drop for Trouble<'_> {
-    fn drop(&mut self) {
-        let mut state = self.0.lock();
-        state.troubled -= 1;
-        if state.troubled == 0
-            && let Some(since) = state.since.take()
-        {
-            state.spent += since.elapsed();
-        }
     }
 }
 
@@ -164,5 +186,28 @@ mod tests {
         let result: Result<()> = budget.run("test", || async { Err(passing(Retry::Backoff)) }).await;
         assert!(result.unwrap_err().hints()[0].contains("--retry-budget"));
         assert!((1..=4).contains(&budget.retries()), "{}", budget.retries());
+    }
+
+    #[tokio::test]
+    async fn a_service_that_asks_for_no_wait_is_not_asked_at_once() {
+        let budget = RetryBudget::new(Duration::from_millis(600), Events::none());
+        let eager = || async { Err(passing(Retry::Throttled).with_retry_after(Duration::ZERO)) };
+        let result: Result<()> = budget.run("test", eager).await;
+        assert!(result.is_err());
+        assert!(budget.retries() <= 4, "{}", budget.retries());
+        assert!(budget.waits().total() >= Duration::from_millis(500));
+    }
+
+    #[test]
+    fn what_goes_on_at_the_same_time_counts_once() {
+        let overlap = Overlap::default();
+        let (first, second) = (overlap.hold(), overlap.hold());
+        std::thread::sleep(Duration::from_millis(20));
+        drop(first);
+        drop(second);
+        let total = overlap.total();
+        assert!((20..200).contains(&total.as_millis()), "{total:?}");
+        std::thread::sleep(Duration::from_millis(20));
+        assert_eq!(overlap.total(), total, "nobody holds it");
     }
 }

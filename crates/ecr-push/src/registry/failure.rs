@@ -1,6 +1,6 @@
 //! What a registry's refusal means.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::{StatusCode, header};
 use reqwest::Response;
@@ -33,8 +33,7 @@ pub(super) async fn refusal(operation: &str, repository: &str, mut response: Res
     let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let request_id =
         header("x-amzn-requestid").or_else(|| header("x-amz-request-id")).or_else(|| header("x-request-id"));
-    let retry_after =
-        header(header::RETRY_AFTER.as_str()).and_then(|text| text.trim().parse().ok()).map(Duration::from_secs);
+    let retry_after = header(header::RETRY_AFTER.as_str()).and_then(|text| wait(&text, SystemTime::now()));
     let host = response.url().host_str().unwrap_or("the registry").to_owned();
     let mut bytes = Vec::new();
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -60,6 +59,15 @@ pub(super) async fn refusal(operation: &str, repository: &str, mut response: Res
         error = error.with_request_id(id);
     }
     explain(error, repository)
+}
+
+/// What `Retry-After` asks for: seconds, or a date (RFC 9110 section 10.2.3). None if it is neither, or in the past.
+fn wait(text: &str, now: SystemTime) -> Option<Duration> {
+    let text = text.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(text).ok()?.duration_since(now).ok(),
+    }
 }
 
 /// The sentence for an answer without an error in the registry's form: an empty one, or a page of some proxy.
@@ -113,6 +121,16 @@ fn explain(error: Error, repository: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wait_is_seconds_or_a_date() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        assert_eq!(wait(" 7 ", now), Some(Duration::from_secs(7)));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:47 GMT", now), Some(Duration::from_secs(10)));
+        for none in ["Sun, 06 Nov 1994 08:00:00 GMT", "soon", "-1", "", "1.5", "99999999999999999999"] {
+            assert_eq!(wait(none, now), None, "{none}");
+        }
+    }
 
     #[test]
     fn an_answer_without_a_reason_still_says_who_answered_what() {
