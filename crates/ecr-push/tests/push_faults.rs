@@ -6,7 +6,7 @@ mod stand;
 
 use std::time::{Duration, Instant};
 
-use local_ecr::{Answer, Config, Fault, FaultAction};
+use local_ecr::{Answer, Config, Fault, FaultAction, Rate};
 use stand::{APP, Stand, push_with_log};
 
 const MIB: usize = 1 << 20;
@@ -285,4 +285,68 @@ async fn a_manifest_that_the_registry_reads_while_a_neighbour_writes_it_is_put_a
     let (result, _) = push_with_log(stand.request(&stand.layout("image", &[1000]))).await;
     assert_eq!(result.unwrap_err().code(), Some("DIGEST_INVALID"));
     assert_eq!(stand.tag("v1"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_are_put_no_faster_than_the_service_takes_them() {
+    let stand = Stand::new().await;
+    let mut request = stand.request(&stand.layout("image", &[1000]));
+    request.tags = (0..14).map(|n| format!("v{n}").parse().unwrap()).collect();
+    let (report, log) = push_with_log(request).await;
+    let report = report.unwrap_or_else(|error| panic!("{error:?} {log:?}"));
+    // Ten at once, and each of the four others a tenth of a second after the one before.
+    assert!(report.waited >= Duration::from_millis(200), "{:?}", report.waited);
+    assert_eq!(stand.asked("PutImage").len(), 14);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_action_that_is_throttled_is_slowed_down_and_the_wait_is_told() {
+    let mut config = Config::default();
+    config.rates.insert("InitiateLayerUpload".into(), Rate { burst: 2.0, per_second: 10.0 });
+    let stand = Stand::bare(config).await;
+    stand.server.create_repository(APP, local_ecr::Mutability::mutable()).unwrap();
+    let (report, log) = push_with_log(stand.request(&stand.layout("image", &[1000; 24]))).await;
+    let report = report.unwrap_or_else(|error| panic!("{error:?} {log:?}"));
+    assert!(report.retries > 0 && report.waited > Duration::from_millis(200), "{report:?}");
+    let asked = stand.asked("InitiateLayerUpload");
+    let refused = asked.iter().filter(|request| request.status == Some(429)).count();
+    assert!(refused < 48, "{refused} of {} were refused", asked.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rate_that_is_never_enough_is_named_with_its_number() {
+    let stand = Stand::new().await;
+    let mut request = stand.request(&stand.layout("image", &[1000]));
+    request.retry_budget = Duration::from_secs(1);
+    let slow_down = Answer::error(429, "TOOMANYREQUESTS", "Rate exceeded");
+    stand.server.add_fault(Fault::new(FaultAction::Answer(slow_down)).operation("PutImage"));
+    let error = push_with_log(request).await.0.unwrap_err();
+    assert!(
+        error.hints().iter().any(|hint| hint.contains("takes 10 PutImage requests a second")),
+        "{:?}",
+        error.hints()
+    );
+    assert_eq!(stand.tag("v1"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_is_named_as_such_with_its_number_and_not_tried_again() {
+    let mut config = Config::default();
+    config.limits.tags_per_image = 1;
+    let stand = Stand::bare(config).await;
+    stand.server.create_repository(APP, local_ecr::Mutability::mutable()).unwrap();
+    let mut request = stand.request(&stand.layout("image", &[1000]));
+    request.tags.push("v2".parse().unwrap());
+    let error = push_with_log(request).await.0.unwrap_err();
+    assert!(error.message().starts_with("a quota of Amazon ECR is reached: "), "{}", error.message());
+    assert!(error.hints()[0].contains("`Tags per image` is 1,000"), "{:?}", error.hints());
+    assert_eq!(stand.asked("PutImage").len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_that_is_down_for_a_while_is_waited_for() {
+    let down = Fault::new(FaultAction::Answer(Answer::status(503))).operation("GetAuthorizationToken").times(5);
+    let (stand, log) = survives(&[1000], vec![down]).await;
+    assert!(log.iter().any(|line| line.starts_with("retry get token: ")), "{log:?}");
+    assert_eq!(stand.asked("GetAuthorizationToken").len(), 6);
 }

@@ -1,5 +1,7 @@
 //! The result as one JSON object.
 
+use std::time::Duration;
+
 use ecr_push::events::BlobAction;
 use ecr_push::push::PushReport;
 use serde::Serialize;
@@ -23,6 +25,7 @@ struct Object {
     bytes_mounted: u64,
     seconds: f64,
     retries: u64,
+    seconds_waited: f64,
     peak_temp_bytes: u64,
 }
 
@@ -66,12 +69,18 @@ pub fn object(report: &PushReport) -> String {
         bytes_sent: report.bytes(BlobAction::Sent),
         bytes_skipped: report.bytes(BlobAction::Skipped),
         bytes_mounted: report.bytes(BlobAction::Mounted),
-        seconds: (report.elapsed.as_secs_f64() * 1000.0).round() / 1000.0,
+        seconds: seconds(report.elapsed),
         retries: report.retries,
+        seconds_waited: seconds(report.waited),
         peak_temp_bytes: report.peak_temp_bytes,
     };
     // Strings and numbers always make JSON.
     serde_json::to_string(&object).unwrap_or_default()
+}
+
+/// To a thousandth.
+fn seconds(time: Duration) -> f64 {
+    (time.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 fn word(action: BlobAction) -> &'static str {

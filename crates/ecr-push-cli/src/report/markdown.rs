@@ -24,7 +24,7 @@ pub fn summary(report: &PushReport, source: &str) -> String {
         rows.push(("Platforms", platforms.join(", ")));
     }
     rows.extend([("Digest", code(&digest)), ("By digest", code(&uri)), ("Sent", sent)]);
-    rows.push(("Time", format!("{:.1} s, {} retries", report.elapsed.as_secs_f64(), report.retries)));
+    rows.push(("Time", format!("{:.1} s, {}", report.elapsed.as_secs_f64(), super::summary::retries(report))));
     let rows: String = rows.iter().map(|(name, value)| format!("| {name} | {value} |\n")).collect();
     format!("### Pushed to Amazon ECR\n\n| | |\n| --- | --- |\n{rows}")
 }

@@ -20,17 +20,24 @@ pub fn lines(report: &PushReport) -> [String; 3] {
         format!("{verb} {} as {references}", what(report)),
         format!("digest {}{changed}", report.digest),
         format!(
-            "{} {} in {} blobs, saved {} in {}; {:.1} s, {} retries, {} of temporary files at most",
+            "{} {} in {} blobs, saved {} in {}; {:.1} s, {}, {} of temporary files at most",
             if report.dry_run { "would send" } else { "sent" },
             bytes(report.bytes(sent)),
             count(sent),
             bytes(report.bytes(BlobAction::Skipped) + report.bytes(BlobAction::Mounted)),
             count(BlobAction::Skipped) + count(BlobAction::Mounted),
             report.elapsed.as_secs_f64(),
-            report.retries,
+            retries(report),
             bytes(report.peak_temp_bytes),
         ),
     ]
+}
+
+/// How often something was tried again, and what the waiting cost.
+pub fn retries(report: &PushReport) -> String {
+    let waited = report.waited.as_secs_f64();
+    let retries = if report.retries == 1 { "1 retry".to_owned() } else { format!("{} retries", report.retries) };
+    if waited < 0.05 { retries } else { format!("{retries}, {waited:.1} s of it waiting") }
 }
 
 /// Image or index, platforms, attestations.

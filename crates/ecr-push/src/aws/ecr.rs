@@ -24,8 +24,9 @@ use crate::events::Events;
 use crate::http::Http;
 use crate::image::{AccountId, Region, RepositoryName};
 
-/// Modest: a CI job should hear about an outage while someone is looking.
-const ATTEMPTS: u32 = 4;
+/// One more, at once: that is how the SDK learns that the clock of this machine is wrong. What lasts longer is tried again by the caller,
+/// within the budget that the push has for everything.
+const ATTEMPTS: u32 = 2;
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// For one renewal. A little more than an identity token and its role may take, so that their own error is heard.

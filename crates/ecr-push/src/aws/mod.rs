@@ -11,6 +11,7 @@ mod failure;
 mod hosts;
 mod images;
 mod layers;
+mod quotas;
 mod region;
 mod repository;
 mod settings;
@@ -21,6 +22,7 @@ pub use denial::{Denial, DenialReason, PolicyKind, Target, denial_error, parse_d
 pub use ecr::{EcrApi, Identity};
 pub use hosts::{Partition, RegistryHost, api_host, is_aws_host, registry_host};
 pub use layers::LayerAvailability;
+pub use quotas::{PUBLIC_REGISTRY, RATES, Rate, is_quota, quota_hint, throttle_hint};
 pub use region::RegionSource;
 pub use repository::{Created, Mutability, RepositoryFacts, tag_is_immutable};
 pub use settings::{AwsSettings, IdentityToken, Keys, RoleSettings, TokenMethod, TokenRequest, WebIdentity};

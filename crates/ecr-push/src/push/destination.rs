@@ -9,11 +9,16 @@ use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use tokio::sync::OnceCell;
 
 use super::plan::{Identity, TagState};
-use crate::aws::{self, EcrApi, RegistryHost, RepositoryFacts, Target, denial_error, tag_is_immutable};
+use crate::aws::{
+    self, EcrApi, RegistryHost, RepositoryFacts, Target, denial_error, is_quota, quota_hint, tag_is_immutable,
+    throttle_hint,
+};
 use crate::error::{Error, Result, Retry, Side};
 use crate::events::{Event, Events};
 use crate::image::{AccountId, Digest, Region, RepositoryName, Tag};
-use crate::registry::{BlobStatus, Repository};
+use crate::registry::{
+    BlobStatus, CHECK_BLOB, PUT_MANIFEST, READ_BLOB, READ_MANIFEST, Repository, SEND_BLOB, START_UPLOAD,
+};
 use crate::retry::RetryBudget;
 
 /// Digests asked for in one call (ecr-facts 2.4).
@@ -21,6 +26,16 @@ const ASK_AT_ONCE: usize = 100;
 
 /// How many `HEAD` requests go on at a time where there is no call that asks for many blobs.
 const HEADS: usize = 16;
+
+/// The action of ECR's that a request to the registry stands for (ecr-facts section 1).
+pub(super) const ACTIONS: [(&str, &str); 6] = [
+    (CHECK_BLOB, "BatchCheckLayerAvailability"),
+    (START_UPLOAD, "InitiateLayerUpload"),
+    (SEND_BLOB, "CompleteLayerUpload"),
+    (PUT_MANIFEST, "PutImage"),
+    (READ_MANIFEST, "BatchGetImage"),
+    (READ_BLOB, "GetDownloadUrlForLayer"),
+];
 
 /// Where the user wants the image.
 #[derive(Clone, Debug)]
@@ -55,6 +70,8 @@ pub(super) struct Destination {
     events: Events,
     /// No way to ask for blobs is left: everything is sent.
     blind: Arc<AtomicBool>,
+    /// What the registry said of blobs turned out to be false: it is not asked any more, and everything is sent.
+    distrusted: Arc<AtomicBool>,
     /// Another repository than the one that is pushed to, which nobody needs to be asked about.
     is_sibling: bool,
     /// What was answered, and what was sent since. After a broken upload is asked again, past this.
@@ -74,6 +91,7 @@ pub(super) struct Ecr {
     registry_id: Option<AccountId>,
     /// The call that asks for many blobs at once does not work here.
     no_batch: AtomicBool,
+    retry: RetryBudget,
     facts: OnceCell<Option<RepositoryFacts>>,
 }
 
@@ -84,9 +102,17 @@ impl Ecr {
         region: Region,
         name: RepositoryName,
         registry_id: Option<AccountId>,
+        retry: RetryBudget,
     ) -> Self {
         let (no_batch, facts) = (AtomicBool::new(false), OnceCell::new());
-        Self { api, account, region, name, registry_id, no_batch, facts }
+        Self { api, account, region, name, registry_id, no_batch, retry, facts }
+    }
+
+    /// What the repository is like, or that it is not there.
+    async fn describe(&self) -> Result<Option<RepositoryFacts>> {
+        self.retry
+            .run("describe repository", || self.api.describe_repository(self.registry_id.as_ref(), &self.name))
+            .await
     }
 }
 
@@ -98,6 +124,7 @@ impl Destination {
             ecr: ecr.map(Arc::new),
             events: events.clone(),
             blind: Arc::default(),
+            distrusted: Arc::default(),
             is_sibling: false,
             asked: Arc::default(),
         }
@@ -107,7 +134,7 @@ impl Destination {
     pub(super) fn sibling(&self, name: &RepositoryName) -> Self {
         let ecr = self.ecr.as_ref().map(|ecr| {
             let (account, registry_id) = (ecr.account.clone(), ecr.registry_id.clone());
-            Ecr::new(ecr.api.clone(), account, ecr.region.clone(), name.clone(), registry_id)
+            Ecr::new(ecr.api.clone(), account, ecr.region.clone(), name.clone(), registry_id, ecr.retry.clone())
         });
         let host = self.uri.split('/').next().unwrap_or_default();
         let sibling = Self::new(self.repository.sibling(name.as_str()), format!("{host}/{name}"), ecr, &self.events);
@@ -138,7 +165,7 @@ impl Destination {
                 }
                 // Existence is asked in the way that is left; who may not ask may still be able to create. An outage is no
                 // reason to create anything.
-                match ecr.api.describe_repository(ecr.registry_id.as_ref(), &ecr.name).await {
+                match ecr.describe().await {
                     Ok(Some(_)) => return Ok(()),
                     Ok(None) => error,
                     Err(unasked) if is_denied(&unasked) => error,
@@ -151,7 +178,11 @@ impl Destination {
             return Ok(());
         }
         if create {
-            return match ecr.api.create_repository(ecr.registry_id.as_ref(), &ecr.name).await {
+            let created = ecr
+                .retry
+                .run("create repository", || ecr.api.create_repository(ecr.registry_id.as_ref(), &ecr.name))
+                .await;
+            return match created {
                 Ok(created) if created.existed => Ok(()),
                 Ok(_) => {
                     self.events.notice(format!("created the repository {}", self.uri));
@@ -181,7 +212,7 @@ impl Destination {
     /// What is behind an upload that the registry cut off at its start.
     pub(super) async fn explain_cut(&self, error: Error) -> Error {
         let Some(ecr) = &self.ecr else { return error };
-        match ecr.api.describe_repository(ecr.registry_id.as_ref(), &ecr.name).await {
+        match ecr.describe().await {
             Ok(None) => self.missing_repository(error),
             _ => error.with_hint(
                 "Amazon ECR also closes the connection so when the repository is missing or ecr:InitiateLayerUpload is not allowed",
@@ -234,7 +265,37 @@ impl Destination {
         Ok(digests.iter().filter_map(|digest| Some((*digest, (*asked.get(digest)?)?))).collect())
     }
 
+    /// Those of `digests` that the registry does not have now, whatever it said before. None where it cannot be asked.
+    pub(super) async fn gone(&self, digests: &[Digest], retry: &RetryBudget) -> Result<Vec<Digest>> {
+        if self.is_silent() {
+            return Ok(Vec::new());
+        }
+        {
+            let mut asked = self.asked();
+            asked.retain(|digest, _| !digests.contains(digest));
+        }
+        let present = self.present_of(digests, retry).await?;
+        if self.is_silent() {
+            return Ok(Vec::new());
+        }
+        Ok(digests.iter().filter(|digest| !present.contains_key(digest)).copied().collect())
+    }
+
+    fn is_silent(&self) -> bool {
+        self.blind.load(Ordering::Relaxed) || self.distrusted.load(Ordering::Relaxed)
+    }
+
+    /// Forgets what the registry said of blobs. One whose word turned out to be `false_twice` is not asked again: everything is sent.
+    pub(super) fn forget(&self, false_twice: bool) {
+        self.asked().clear();
+        self.distrusted.store(false_twice, Ordering::Relaxed);
+    }
+
     async fn ask(&self, digests: &[Digest], retry: &RetryBudget) -> Result<()> {
+        if self.distrusted.load(Ordering::Relaxed) {
+            self.note(digests.iter().map(|digest| (*digest, None)));
+            return Ok(());
+        }
         let mut open: Vec<Digest> = digests.to_vec();
         if let Some(ecr) = &self.ecr
             && !ecr.no_batch.load(Ordering::Relaxed)
@@ -279,7 +340,7 @@ impl Destination {
     }
 
     async fn head(&self, digest: &Digest, retry: &RetryBudget) -> Result<Presence> {
-        if self.blind.load(Ordering::Relaxed) {
+        if self.is_silent() {
             return Ok(None);
         }
         match retry.run("check blob", || self.repository.blob(digest)).await.map_err(|error| self.explain(error))? {
@@ -343,6 +404,7 @@ impl Destination {
         let facts = ecr
             .facts
             .get_or_init(|| async {
+                // A hint that is worth one question.
                 ecr.api.describe_repository(ecr.registry_id.as_ref(), &ecr.name).await.ok().flatten()
             })
             .await;
@@ -352,15 +414,20 @@ impl Destination {
     /// Adds to a refusal what is missing, where the service says so.
     pub(super) fn explain(&self, error: Error) -> Error {
         if error.status() == Some(401) {
-            return match &self.ecr {
-                Some(_) => error.with_hint("the registry does not accept even a new token: check account and region"),
-                None => error.with_hint(format!(
-                    "log in first: docker login {}",
-                    self.uri.split('/').next().unwrap_or_default()
-                )),
-            };
+            return self.not_let_in(error);
         }
         let Some(ecr) = &self.ecr else { return error };
+        if is_quota(error.code(), error.status(), error.message()) {
+            let hint = quota_hint(error.message());
+            let text = format!("a quota of Amazon ECR is reached: {}", error.message());
+            return error.reworded(text).with_hints(vec![hint]);
+        }
+        let action = ACTIONS.iter().find(|(operation, _)| *operation == error.operation()).map(|(_, action)| *action);
+        if error.retry() == Retry::Throttled
+            && let Some(hint) = action.and_then(throttle_hint)
+        {
+            return error.with_hint(hint);
+        }
         match (error.status(), error.code()) {
             (Some(404), Some("NAME_UNKNOWN")) => self.missing_repository(error),
             (Some(403), Some("DENIED")) => {
@@ -376,6 +443,32 @@ impl Destination {
                 error.with_hint(format!("a push needs this policy:\n{}", self.target(ecr).push_policy(None)))
             }
             _ => error,
+        }
+    }
+
+    /// A credential that is not accepted. Whether it ever was tells what to do.
+    fn not_let_in(&self, error: Error) -> Error {
+        let host = self.uri.split('/').next().unwrap_or_default();
+        match (&self.ecr, self.repository.was_let_in()) {
+            // It was said already.
+            _ if !error.hints().is_empty() => error,
+            (Some(_), true) => error
+                .reworded(format!(
+                    "{host} no longer accepts a token of these credentials, not even a new one: they were revoked, or lost their rights, \
+                     during the push"
+                ))
+                .with_hint("renew or replace the credentials, then push again: what was confirmed is not sent again"),
+            (Some(_), false) => {
+                error.with_hint("the registry does not accept even a new token: check account and region")
+            }
+            (None, true) => error
+                .reworded(format!(
+                    "{host} no longer accepts the login that it accepted earlier in this push: it was revoked or has expired"
+                ))
+                .with_hint(format!(
+                    "log in again (docker login {host}), then push again: what was confirmed is not sent again"
+                )),
+            (None, false) => error.with_hint(format!("log in first: docker login {host}")),
         }
     }
 

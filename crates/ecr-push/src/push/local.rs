@@ -17,6 +17,11 @@ impl LocalImage {
         Self { engine, image }
     }
 
+    /// Its ID.
+    pub(super) fn id(&self) -> &str {
+        &self.image.id
+    }
+
     /// What the user asked for: a name with its tag, or an ID.
     pub fn reference(&self) -> &str {
         &self.image.reference

@@ -31,7 +31,7 @@ use crate::compress::{Codec, Compression};
 #[cfg(feature = "containerd")]
 use crate::containerd::{Containerd, ContainerdSettings};
 use crate::engine::{Engine, EngineSettings};
-use crate::error::{Error, Result, Side};
+use crate::error::{Error, Result, Retry, Side};
 use crate::events::{BlobAction, Event, Events};
 use crate::http::{Http, HttpSettings};
 use crate::image::{Descriptor, Digest, Entry, Kind, Manifest, RepositoryName, Tag};
@@ -44,6 +44,9 @@ use crate::source::{Contents, DockerDaemon, Preview, Selection, Source, SourceSp
 use destination::Destination;
 use memory::Memory;
 use plan::{Identity, TagState};
+
+/// How often layers are sent again that the registry confirmed and then turned out to lack. The second time its word is not taken any more.
+const RESENDS: usize = 2;
 
 /// Everything one push needs to know. Filled by the command line.
 #[derive(Clone, Debug)]
@@ -127,6 +130,8 @@ pub struct PushReport {
     pub elapsed: Duration,
     /// How often something was tried again.
     pub retries: u64,
+    /// The time in which something waited: for another try, or for its turn at a service that takes only so many requests a second.
+    pub waited: Duration,
     /// The most bytes in temporary files at one time.
     pub peak_temp_bytes: u64,
     /// The image in the engine it came from. None for other sources, and in a dry run.
@@ -161,14 +166,15 @@ pub async fn push(request: PushRequest, events: Events) -> Result<PushReport> {
     let http = Http::new(&request.http)?;
     let retry = RetryBudget::new(request.retry_budget, events.clone());
     let source = open_source(&request, &events);
-    let destination = Destination::open(&request.destination, &http, &request.aws, &request.docker_config, &events);
+    let destination =
+        Destination::open(&request.destination, &http, &request.aws, &request.docker_config, &retry, &events);
     let ((source, local), destination) = tokio::try_join!(source, destination)?;
 
     let memory = Memory::open(request.reuse.cache_dir.as_deref(), request.reuse.policy, &destination.uri, &events);
-    let mut push = Push { request, events, retry, destination, memory, spool, started };
+    let mut push = Push { request, events, retry, destination, memory, spool, local, started };
     match push.run(source).await {
         Ok(mut report) => {
-            report.local = local.filter(|_| !report.dry_run);
+            report.local = push.local.take().filter(|_| !report.dry_run);
             Ok(report)
         }
         Err(error) if is_denial(&error) => Err(push.with_identity(error).await),
@@ -214,6 +220,7 @@ struct Push {
     destination: Destination,
     memory: Memory,
     spool: spool::Spool,
+    local: Option<LocalImage>,
     started: Instant,
 }
 
@@ -230,22 +237,69 @@ impl Push {
         let states = self.look(&preview, &tags).await?;
         let identity = self.identity(&preview);
         plan::refuse_moves(&identity, &states, &self.destination.uri)?;
-        if let Some(report) = self.reuse(&identity, &preview, &states, &tags).await? {
-            return Ok(report);
+        match self.reuse(&identity, &preview, &states, &tags).await {
+            Ok(Some(report)) => return Ok(report),
+            Ok(None) => {}
+            Err(error) if error.retry() == Retry::Resend => {
+                self.events.warning(format!("{error}; it is sent again"));
+                self.destination.forget(false);
+            }
+            Err(error) => return Err(error),
         }
         if let Some(count) = preview.layers {
             self.events.emit(Event::Layers { count });
         }
+        let mut source = source;
+        for round in 0..RESENDS {
+            let lost = match self.send(source, preview.clone(), &states, &tags).await {
+                Err(error) if error.retry() == Retry::Resend => error,
+                result => return result,
+            };
+            let Some(again) = self.reopen(&preview).await else { return Err(lost) };
+            self.events.warning(format!("{lost}; it is looked for and sent again"));
+            self.destination.forget(round > 0);
+            source = again;
+        }
+        self.send(source, preview, &states, &tags).await
+    }
+
+    /// The transfer, by the fastest way to the layers and if need be by the slower one.
+    async fn send(
+        &self,
+        source: Box<dyn Source>,
+        preview: Preview,
+        states: &[TagState],
+        tags: &[Tag],
+    ) -> Result<PushReport> {
         // A way that is fast because it goes around the engine may end where the engine's own does not.
         let slower = source.slower();
-        match (self.transfer(source, preview, &states, &tags).await, slower) {
+        match (self.transfer(source, preview, states, tags).await, slower) {
             (Err(error), Some(slower)) if error.side() == Side::Source => {
                 self.events.notice(format!("the engine is asked for the image instead: {error}"));
                 let preview = slower.preview();
-                self.transfer(slower, preview, &states, &tags).await
+                self.transfer(slower, preview, states, tags).await
             }
             (result, _) => result,
         }
+    }
+
+    /// The same image once more, if it can be read again and still is the same.
+    async fn reopen(&self, preview: &Preview) -> Option<Box<dyn Source>> {
+        if !self.request.source.can_be_read_again() {
+            return None;
+        }
+        let mut request = self.request.clone();
+        if let (SourceSpec::Daemon(_), Some(image)) = (&request.source, &self.local) {
+            // By its ID: the name may mean another image by now.
+            request.source = SourceSpec::Daemon(image.id().to_owned());
+        }
+        let (source, _) = open_source(&request, &Events::none()).await.ok()?;
+        let again = source.preview();
+        let is_same = |first: Option<Digest>, second: Option<Digest>| first.is_none() || first == second;
+        let same = is_same(preview.root_digest, again.root_digest)
+            && is_same(preview.config_digest, again.config_digest)
+            && preview.diff_ids == again.diff_ids;
+        same.then_some(source)
     }
 
     /// The questions that come before anything is read: is the repository there, what do the tags point at? No more than are needed.
@@ -451,6 +505,7 @@ impl Push {
             blobs,
             elapsed: self.started.elapsed(),
             retries: self.retry.retries(),
+            waited: self.retry.waits().total(),
             peak_temp_bytes: self.spool.peak(),
             local: None,
         }

@@ -7,13 +7,14 @@ use futures_util::FutureExt;
 use http::StatusCode;
 use url::{Host, Url};
 
-use super::destination::{Destination, DestinationSpec, Ecr};
-use crate::aws::{AwsSettings, EcrApi, RegistryHost, is_aws_host, registry_host};
-use crate::error::{Error, Result, Side};
+use super::destination::{ACTIONS, Destination, DestinationSpec, Ecr};
+use crate::aws::{AwsSettings, EcrApi, PUBLIC_REGISTRY, RATES, Rate, RegistryHost, is_aws_host, registry_host};
+use crate::error::{Error, Result, Retry, Side};
 use crate::events::{Event, Events};
 use crate::http::Http;
 use crate::image::{AccountId, RepositoryName};
-use crate::registry::{Auth, DockerConfig, FetchToken, FetchedToken, Repository};
+use crate::registry::{Auth, DockerConfig, FetchToken, FetchedToken, Pace, Repository};
+use crate::retry::RetryBudget;
 
 impl Destination {
     /// Resolves credentials and region, fetches the first token.
@@ -22,14 +23,15 @@ impl Destination {
         http: &Http,
         aws: &AwsSettings,
         docker: &DockerConfig,
+        retry: &RetryBudget,
         events: &Events,
     ) -> Result<Self> {
         match spec {
             DestinationSpec::Ecr { repository, registry_id, host } => {
-                Self::open_ecr(repository, registry_id.as_ref(), host.as_ref(), http, aws, events).await
+                Self::open_ecr(repository, registry_id.as_ref(), host.as_ref(), http, aws, retry, events).await
             }
             DestinationSpec::Registry { host, repository, plain_http } => {
-                Self::open_registry(host, repository, *plain_http, http, docker, events).await
+                Self::open_registry(host, repository, *plain_http, http, docker, retry, events).await
             }
         }
     }
@@ -40,6 +42,7 @@ impl Destination {
         host: Option<&RegistryHost>,
         http: &Http,
         aws: &AwsSettings,
+        retry: &RetryBudget,
         events: &Events,
     ) -> Result<Self> {
         let registry_id = host.map(|host| &host.account).or(registry_id).cloned();
@@ -60,7 +63,7 @@ impl Destination {
         for skipped in api.skipped_sources() {
             events.emit(Event::Detail(format!("credentials not from {skipped}")));
         }
-        let token = api.token(registry_id.as_ref()).await?;
+        let token = retry.run("get token", || async { lasting(api.token(registry_id.as_ref()).await) }).await?;
         let account = registry_id.clone().or_else(|| token.account.clone());
         let region = api.region().clone();
         let base = if api.endpoint_overridden() {
@@ -96,8 +99,10 @@ impl Destination {
             Some(account) => format!("pushing to {uri} (account {account})"),
             None => format!("pushing to {uri}"),
         });
-        let repository = Repository::new(http.clone(), base, name.as_str(), Auth::token(fetch));
-        Ok(Self::new(repository, uri, Some(Ecr::new(api, account, region, name.clone(), registry_id)), events))
+        let pace = Pace::new(&pace_of(|rate| rate.private), retry.waits());
+        let repository = Repository::new(http.clone(), base, name.as_str(), Auth::token(fetch), pace);
+        let ecr = Ecr::new(api, account, region, name.clone(), registry_id, retry.clone());
+        Ok(Self::new(repository, uri, Some(ecr), events))
     }
 
     async fn open_registry(
@@ -106,6 +111,7 @@ impl Destination {
         plain_http: bool,
         http: &Http,
         docker: &DockerConfig,
+        retry: &RetryBudget,
         events: &Events,
     ) -> Result<Self> {
         let refuse = |what: &str| Error::refused("open registry", format!("`{host}` {what}"));
@@ -131,8 +137,26 @@ impl Destination {
             "pushing to {uri} ({})",
             if login.is_some() { "login from docker's config" } else { "no login" }
         ));
-        Ok(Self::new(Repository::new(http.clone(), base, repository, Auth::asked(login)), uri, None, events))
+        let published = if shown == PUBLIC_REGISTRY { pace_of(|rate| rate.public) } else { Vec::new() };
+        let pace = Pace::new(&published, retry.waits());
+        let repository = Repository::new(http.clone(), base, repository, Auth::asked(login), pace);
+        Ok(Self::new(repository, uri, None, events))
     }
+}
+
+/// The rates of ECR's actions for the requests that stand for them (ecr-facts section 1).
+fn pace_of(choose: impl Fn(&Rate) -> f64) -> Vec<(&'static str, f64)> {
+    ACTIONS
+        .iter()
+        .filter_map(|(operation, action)| {
+            RATES.iter().find(|rate| rate.action == *action).map(|rate| (*operation, choose(rate)))
+        })
+        .collect()
+}
+
+/// Sources of credentials try again by themselves, each as it knows best. When they give up, the push does.
+fn lasting<T>(result: Result<T>) -> Result<T> {
+    result.map_err(|error| if error.side() == Side::Credentials { error.with_retry(Retry::Never) } else { error })
 }
 
 /// Refuses FIPS or dual-stack where the partition has no such registry, as far as the region is known without asking.

@@ -9,8 +9,11 @@ use crate::events::{Event, Events};
 use crate::image::{Digest, Manifest, Tag};
 use crate::retry::RetryBudget;
 
-/// How often a manifest is put again when the registry does not see its blobs yet (ecr-facts 4.6), or not whole.
+/// How often a manifest is put again while the registry says that it has all blobs but does not see them (ecr-facts 4.6), or not whole.
 const LAG_TRIES: usize = 3;
+
+/// How often the manifests an index names are put again when the registry does not see them.
+const CHILD_TRIES: usize = 2;
 
 /// Puts `manifests` (the last one is the root) and the tags. Answers the digest that each tag has: another one than the
 /// root's where an immutable tag turned out to hold the same image in another packing.
@@ -25,8 +28,8 @@ pub(super) async fn publish(
     let Some((root, children)) = manifests.split_last() else {
         return Err(Error::new(Side::Source, "publish", "the source gave no manifest"));
     };
+    put_children(destination, children, retry).await?;
     for child in children {
-        put(destination, &child.digest.to_string(), child, retry).await.map_err(|error| destination.explain(error))?;
         events.emit(Event::Published { digest: child.digest, tag: None, existed: false });
     }
     let mut digests: Vec<(Tag, Digest)> = tags.iter().map(|state| (state.tag.clone(), root.digest)).collect();
@@ -37,12 +40,18 @@ pub(super) async fn publish(
             events.emit(published(true));
             continue;
         }
-        let error = match put(destination, &tag, root, retry).await {
-            Ok(()) => {
-                events.emit(published(false));
-                continue;
+        let mut put_root = put(destination, &tag, root, retry).await;
+        for _ in 0..CHILD_TRIES {
+            // Every blob is there: it is a child that is gone.
+            if children.is_empty() || !put_root.as_ref().is_err_and(is_unseen) {
+                break;
             }
-            Err(error) => error,
+            put_children(destination, children, retry).await?;
+            put_root = put(destination, &tag, root, retry).await;
+        }
+        let Err(error) = put_root else {
+            events.emit(published(false));
+            continue;
         };
         if !is_immutable_refusal(&error) {
             return Err(destination.explain(error));
@@ -70,26 +79,45 @@ fn is_immutable_refusal(error: &Error) -> bool {
     matches!(error.code(), Some("TAG_INVALID" | "ImageTagAlreadyExistsException" | "ImageAlreadyExistsException"))
 }
 
+async fn put_children(destination: &Destination, children: &[Manifest], retry: &RetryBudget) -> Result<()> {
+    for child in children {
+        put(destination, &child.digest.to_string(), child, retry).await.map_err(|error| destination.explain(error))?;
+    }
+    Ok(())
+}
+
+/// True if the registry says that something is missing which the manifest names. The last one: the digest is right, so the registry has
+/// read what a neighbour is just writing of the same manifest, as docker-registry does on a file system.
+fn is_unseen(error: &Error) -> bool {
+    let codes = ["BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN", "BLOB_UPLOAD_UNKNOWN", "MANIFEST_UNKNOWN", "DIGEST_INVALID"];
+    error.retry() != Retry::Resend && error.code().is_some_and(|code| codes.contains(&code))
+}
+
+/// Puts a manifest. If the registry does not see a blob that it names, it is asked for each of them anew: those that are gone must be sent
+/// again ([`Retry::Resend`]), and while none is, it only lags behind.
 async fn put(destination: &Destination, reference: &str, manifest: &Manifest, retry: &RetryBudget) -> Result<()> {
     let mut left = LAG_TRIES;
     loop {
         let result = retry.run("put manifest", || destination.repository.put_manifest(reference, manifest)).await;
         let Err(error) = result else { return Ok(()) };
-        // The last one: the digest is right, so the registry has read what a neighbour is just writing of the same manifest, as
-        // docker-registry does on a file system.
-        let unseen = matches!(
-            error.code(),
-            Some(
-                "BLOB_UNKNOWN"
-                    | "MANIFEST_BLOB_UNKNOWN"
-                    | "BLOB_UPLOAD_UNKNOWN"
-                    | "MANIFEST_UNKNOWN"
-                    | "DIGEST_INVALID"
-            )
-        );
-        if !unseen || left == 0 || error.retry() != Retry::Never {
+        if !is_unseen(&error) {
             return Err(error);
         }
+        let blobs: Vec<Digest> = manifest.blobs().map(|blob| blob.digest).collect();
+        let gone = destination.gone(&blobs, retry).await?;
+        if let Some(first) = gone.first() {
+            let others = match gone.len() - 1 {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            let text =
+                format!("the registry has lost {first}{others} since it was confirmed, and refuses the manifest");
+            return Err(error.reworded(text).with_retry(Retry::Resend));
+        }
+        if left == 0 {
+            return Err(error);
+        }
+        let _waiting = retry.waits().hold();
         tokio::time::sleep(Duration::from_millis(200 << (LAG_TRIES - left))).await;
         left -= 1;
     }

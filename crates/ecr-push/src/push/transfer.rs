@@ -107,6 +107,7 @@ impl Push {
         }
         report.elapsed = self.started.elapsed();
         report.retries = self.retry.retries();
+        report.waited = self.retry.waits().total();
         Ok(report)
     }
 

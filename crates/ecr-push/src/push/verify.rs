@@ -8,6 +8,7 @@ use crate::error::{Error, Result, Side};
 use crate::events::Events;
 use crate::http::Http;
 use crate::image::{Digest, Kind};
+use crate::retry::RetryBudget;
 
 /// What was read back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,8 +28,9 @@ pub struct Verified {
 pub async fn verify(request: &PushRequest, report: &PushReport) -> Result<Verified> {
     let http = Http::new(&request.http)?;
     let none = Events::none();
+    let retry = RetryBudget::new(request.retry_budget, none.clone());
     let destination =
-        Destination::open(&request.destination, &http, &request.aws, &request.docker_config, &none).await?;
+        Destination::open(&request.destination, &http, &request.aws, &request.docker_config, &retry, &none).await?;
     let repository = &destination.repository;
     let lost = |what: String| Error::new(Side::Destination, "verify", what);
     for tag in &report.tags {

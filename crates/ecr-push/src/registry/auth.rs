@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -43,6 +44,15 @@ struct Inner {
     /// Operations that met a 403 with a fresh credential: that is a missing right, and no other credential will help. Other
     /// operations may still meet an expired one.
     forbidden: std::sync::Mutex<HashSet<&'static str>>,
+    /// A request was let in with it, so that a refusal later on means that it was taken back.
+    accepted: AtomicBool,
+}
+
+impl Inner {
+    fn new(method: Method, current: Option<Current>) -> Self {
+        let (forbidden, accepted) = (std::sync::Mutex::default(), AtomicBool::new(false));
+        Self { method, current: Mutex::new(current), forbidden, accepted }
+    }
 }
 
 enum Method {
@@ -83,6 +93,16 @@ impl Auth {
         Self::new(Method::Asked(login))
     }
 
+    /// Notes that the registry took the credential, or needs none.
+    pub(super) fn note_accepted(&self) {
+        self.0.accepted.store(true, Ordering::Relaxed);
+    }
+
+    /// True if it ever did.
+    pub(super) fn was_accepted(&self) -> bool {
+        self.0.accepted.load(Ordering::Relaxed)
+    }
+
     /// For another repository of the same registry. A token of ECR's is good for all; one that was given out when asked is for one
     /// repository alone.
     pub(super) fn for_sibling(&self) -> Self {
@@ -90,19 +110,14 @@ impl Auth {
             // What is refused there says nothing of what is allowed here, so only the token itself is shared.
             Method::Token(fetch) => {
                 let current = self.0.current.try_lock().ok().and_then(|current| current.clone());
-                let inner = Inner {
-                    method: Method::Token(Arc::clone(fetch)),
-                    current: Mutex::new(current),
-                    forbidden: std::sync::Mutex::default(),
-                };
-                Self(Arc::new(inner))
+                Self(Arc::new(Inner::new(Method::Token(Arc::clone(fetch)), current)))
             }
             Method::Asked(login) => Self::asked(login.clone()),
         }
     }
 
     fn new(method: Method) -> Self {
-        Self(Arc::new(Inner { method, current: Mutex::default(), forbidden: std::sync::Mutex::default() }))
+        Self(Arc::new(Inner::new(method, None)))
     }
 
     pub(super) async fn credential(&self) -> Result<Option<Credential>> {
@@ -316,7 +331,7 @@ async fn bearer_token(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::AtomicUsize;
 
     #[test]
     fn challenges_are_read() {

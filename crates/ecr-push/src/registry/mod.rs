@@ -4,9 +4,12 @@ mod auth;
 mod body;
 mod docker_config;
 mod failure;
+mod pace;
 mod read;
 mod upload;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,12 +20,19 @@ use url::Url;
 pub use auth::{Auth, FetchToken, FetchedToken};
 pub use body::Progress;
 pub use docker_config::DockerConfig;
+pub use pace::Pace;
+pub(crate) use read::READ_BLOB;
 pub use upload::Mount;
-pub(crate) use upload::START_UPLOAD;
+pub(crate) use upload::{SEND_BLOB, START_UPLOAD};
 
 use crate::error::{Error, Result, Retry, Side};
 use crate::http::{Http, transport_error};
 use crate::image::{Digest, Manifest, MediaType};
+
+/// What requests are for, as errors name it and as [`Pace`] tells them apart.
+pub(crate) const CHECK_BLOB: &str = "check blob";
+pub(crate) const READ_MANIFEST: &str = "read manifest";
+pub(crate) const PUT_MANIFEST: &str = "put manifest";
 
 /// How long an answer to a small request may take. A manifest is checked by the registry before it answers.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -37,6 +47,9 @@ pub struct Repository {
     base: Url,
     name: String,
     auth: Auth,
+    pace: Pace,
+    /// The registry has answered: its name can be resolved, and its port reached.
+    reached: Arc<AtomicBool>,
 }
 
 /// A manifest that a registry holds.
@@ -60,9 +73,9 @@ pub enum BlobStatus {
 }
 
 impl Repository {
-    /// The repository `name` at `base` (`https://HOST[:PORT]/`).
-    pub fn new(http: Http, base: Url, name: impl Into<String>, auth: Auth) -> Self {
-        Self { http, base, name: name.into(), auth }
+    /// The repository `name` at `base` (`https://HOST[:PORT]/`), asked no faster than `pace` allows.
+    pub fn new(http: Http, base: Url, name: impl Into<String>, auth: Auth, pace: Pace) -> Self {
+        Self { http, base, name: name.into(), auth, pace, reached: Arc::default() }
     }
 
     /// The name, without the host.
@@ -90,7 +103,7 @@ impl Repository {
     /// If the registry cannot be asked, or answers with something else than yes, no and "that is not asked here".
     pub async fn blob(&self, digest: &Digest) -> Result<BlobStatus> {
         let url = self.url(&format!("blobs/{digest}"))?;
-        let operation = "check blob";
+        let operation = CHECK_BLOB;
         let response = self.send(operation, |client| client.request(Method::HEAD, url.clone()).timeout(ANSWER)).await?;
         match response.status() {
             status if status.is_success() => {
@@ -108,7 +121,12 @@ impl Repository {
 
     /// The repository `name` of the same registry, with the same login.
     pub fn sibling(&self, name: impl Into<String>) -> Self {
-        Self { http: self.http.clone(), base: self.base.clone(), name: name.into(), auth: self.auth.for_sibling() }
+        Self { name: name.into(), auth: self.auth.for_sibling(), ..self.clone() }
+    }
+
+    /// True if the registry has accepted the credential at some time during this push.
+    pub fn was_let_in(&self) -> bool {
+        self.auth.was_accepted()
     }
 
     /// The manifest under a tag or digest, if there is one.
@@ -117,7 +135,7 @@ impl Repository {
     /// If the registry refuses (status 403 when `ecr:BatchGetImage` is missing) or cannot be asked.
     pub async fn manifest(&self, reference: &str) -> Result<Option<Found>> {
         let url = self.url(&format!("manifests/{reference}"))?;
-        let operation = "read manifest";
+        let operation = READ_MANIFEST;
         let request = |client: &reqwest::Client| {
             client.request(Method::GET, url.clone()).header(header::ACCEPT, MediaType::ACCEPT).timeout(ANSWER)
         };
@@ -154,7 +172,7 @@ impl Repository {
     /// If the registry refuses or cannot be asked.
     pub async fn put_manifest(&self, reference: &str, manifest: &Manifest) -> Result<()> {
         let url = self.url(&format!("manifests/{reference}"))?;
-        let operation = "put manifest";
+        let operation = PUT_MANIFEST;
         let request = |client: &reqwest::Client| {
             client
                 .request(Method::PUT, url.clone())
@@ -169,12 +187,27 @@ impl Repository {
         let told = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
         // The header is missing at times (ecr-facts 4.6); if it is there, it must be ours.
         match told {
-            Some(told) if told != manifest.digest.to_string() => Err(Error::new(
-                Side::Destination,
-                operation,
-                format!("the registry stored {reference} as {told}, but {} was sent", manifest.digest),
-            )),
+            Some(told) if told != manifest.digest.to_string() => {
+                Err(stored_wrong(operation, reference, told, &manifest.digest))
+            }
             _ => Ok(()),
+        }
+    }
+
+    fn note_answer(&self, operation: &'static str, status: StatusCode) {
+        self.reached.store(true, Ordering::Relaxed);
+        self.pace.answered(operation, status == StatusCode::TOO_MANY_REQUESTS);
+        if status != StatusCode::UNAUTHORIZED {
+            self.auth.note_accepted();
+        }
+    }
+
+    /// A request that got no answer. A name that could be resolved before will be again: that is an outage, not a wrong name.
+    fn unanswered(&self, operation: &str, error: &reqwest::Error) -> Error {
+        let error = transport_error(Side::Destination, operation, error, &self.base);
+        match error.retry() {
+            Retry::Brief if self.reached.load(Ordering::Relaxed) => error.with_retry(Retry::Backoff),
+            _ => error,
         }
     }
 
@@ -188,6 +221,7 @@ impl Repository {
         let mut renewed = false;
         let mut replayed = false;
         loop {
+            self.pace.turn(operation).await;
             let credential = self.auth.credential().await?;
             let generation = credential.as_ref().map_or(0, |credential| credential.generation);
             let mut request = build(self.http.client_for(&self.base));
@@ -200,8 +234,9 @@ impl Repository {
                     replayed = true;
                     continue;
                 }
-                Err(error) => return Err(transport_error(Side::Destination, operation, &error, &self.base)),
+                Err(error) => return Err(self.unanswered(operation, &error)),
             };
+            self.note_answer(operation, response.status());
             if renewed {
                 self.auth.judge(operation, response.status());
             }
@@ -218,6 +253,12 @@ impl Repository {
             renewed = true;
         }
     }
+}
+
+/// The registry says that it holds something else than was sent. An answer of somebody else, such as a proxy's old one, may pass.
+fn stored_wrong(operation: &str, what: &str, told: &str, sent: &Digest) -> Error {
+    let text = format!("the registry stored {what} as {told}, but {sent} was sent");
+    Error::new(Side::Destination, operation, text).with_retry(Retry::Brief)
 }
 
 /// True if a kept connection was closed by the far side before it answered: the request was most likely never read.

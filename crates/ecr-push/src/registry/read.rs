@@ -10,7 +10,8 @@ use crate::error::{Error, Result, Side};
 use crate::http::transport_error;
 use crate::image::{Digest, Hasher};
 
-const OPERATION: &str = "read blob";
+/// What errors call it.
+pub(crate) const READ_BLOB: &str = "read blob";
 
 /// How long reading one blob may take.
 const LONG: Duration = Duration::from_secs(3600);
@@ -32,7 +33,7 @@ impl Repository {
         let mut bytes = Vec::new();
         let mut take = |chunk: &Bytes| {
             if bytes.len() + chunk.len() > most {
-                return Err(Error::new(Side::Destination, OPERATION, format!("{digest} has over {most} bytes")));
+                return Err(Error::new(Side::Destination, READ_BLOB, format!("{digest} has over {most} bytes")));
             }
             bytes.extend_from_slice(chunk);
             Ok(())
@@ -40,7 +41,7 @@ impl Repository {
         let read = self.read_blob(digest, limit, &mut take);
         tokio::time::timeout(limit, read).await.map_err(|_| {
             let text = format!("{digest} could not be read within {} s", limit.as_secs());
-            Error::new(Side::Destination, OPERATION, text)
+            Error::new(Side::Destination, READ_BLOB, text)
         })??;
         Ok(bytes.into())
     }
@@ -57,26 +58,26 @@ impl Repository {
     ) -> Result<u64> {
         let url = self.url(&format!("blobs/{digest}"))?;
         let mut response =
-            self.send(OPERATION, |client| client.request(Method::GET, url.clone()).timeout(limit)).await?;
+            self.send(READ_BLOB, |client| client.request(Method::GET, url.clone()).timeout(limit)).await?;
         if matches!(response.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::FOUND) {
             // ECR sends readers to S3, which refuses a second credential: ours stays here (ecr-facts 4.5).
             let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
             let target = location.and_then(|location| url.join(location).ok()).ok_or_else(|| {
                 Error::new(
                     Side::Destination,
-                    OPERATION,
+                    READ_BLOB,
                     "the registry sends readers of a blob to a place that is no URL",
                 )
             })?;
             let sent = self.http.client_for(&target).get(target.clone()).timeout(limit).send().await;
-            response = sent.map_err(|error| transport_error(Side::Destination, OPERATION, &error, &target))?;
+            response = sent.map_err(|error| transport_error(Side::Destination, READ_BLOB, &error, &target))?;
         }
         if !response.status().is_success() {
-            return Err(failure::refusal(OPERATION, &self.name, response).await);
+            return Err(failure::refusal(READ_BLOB, &self.name, response).await);
         }
         let mut hasher = Hasher::default();
         while let Some(chunk) =
-            response.chunk().await.map_err(|error| transport_error(Side::Destination, OPERATION, &error, &self.base))?
+            response.chunk().await.map_err(|error| transport_error(Side::Destination, READ_BLOB, &error, &self.base))?
         {
             hasher.update(&chunk);
             take(&chunk)?;
@@ -84,7 +85,7 @@ impl Repository {
         let (actual, size) = hasher.finish();
         if actual != *digest {
             let text = format!("the registry gives other bytes for {digest}: they have the digest {actual}");
-            return Err(Error::new(Side::Destination, OPERATION, text));
+            return Err(Error::new(Side::Destination, READ_BLOB, text));
         }
         Ok(size)
     }

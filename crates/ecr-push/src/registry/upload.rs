@@ -11,14 +11,16 @@ use reqwest::Response;
 use url::Url;
 
 use super::body::{Broken, Watch, body};
-use super::{ANSWER, Progress, Repository, failure};
+use super::{ANSWER, Progress, Repository, failure, stored_wrong};
 use crate::error::{Error, Result, Retry, Side};
-use crate::http::transport_error;
 use crate::image::Digest;
 use crate::source::Content;
 
 /// The operation that opens a session, as errors name it.
 pub(crate) const START_UPLOAD: &str = "start upload";
+
+/// The operation that sends the bytes and has them committed.
+pub(crate) const SEND_BLOB: &str = "send blob";
 
 /// An upload of which no byte moves for so long is dead. A link that comes back within it is not given up: TCP's own
 /// back-off needs up to 26 s after an outage of 15 s.
@@ -117,7 +119,8 @@ impl Repository {
             None => self.start_upload().await?,
         };
         target.query_pairs_mut().append_pair("digest", &digest.to_string());
-        let operation = "send blob";
+        let operation = SEND_BLOB;
+        self.pace.turn(operation).await;
         let credential = self.auth.credential().await?;
         let expected = if hashed { None } else { Some(digest) };
         let (watch, stream) = body(content.clone(), expected, progress);
@@ -141,13 +144,18 @@ impl Repository {
             Err(error) => {
                 return Err(match watch.broken() {
                     Some(broken) => broken_content(digest, broken, hashed),
-                    None => transport_error(Side::Destination, operation, &error, &self.base),
+                    None => self.unanswered(operation, &error),
                 });
             }
         };
         let status = response.status();
+        self.note_answer(operation, status);
         if status.is_success() {
-            return Ok(());
+            let told = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
+            return match told {
+                Some(told) if told != digest.to_string() => Err(stored_wrong(operation, "a blob", told, &digest)),
+                _ => Ok(()),
+            };
         }
         if matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
             let challenges = response.headers().get_all(header::WWW_AUTHENTICATE);
@@ -159,9 +167,11 @@ impl Repository {
             }
         }
         let error = failure::refusal(operation, &self.name, response).await;
-        // 404 and 416 speak of the session, not of the blob: a new one will do.
+        // 404 and 416 speak of the session, not of the blob: a new one will do. The bytes were right when they were sent; what came out
+        // wrong at the other end may come out right the next time.
         Err(match (status.as_u16(), error.code()) {
             (404, Some("BLOB_UPLOAD_UNKNOWN")) | (416, _) => error.with_retry(Retry::Backoff),
+            (400, Some("DIGEST_INVALID" | "BLOB_UPLOAD_INVALID" | "SIZE_INVALID")) => error.with_retry(Retry::Brief),
             _ => error,
         })
     }
@@ -178,7 +188,7 @@ impl Repository {
                 watch.sent()
             )
         };
-        Error::new(Side::Destination, "send blob", message).with_code("stalled").with_retry(Retry::Backoff)
+        Error::new(Side::Destination, SEND_BLOB, message).with_code("stalled").with_retry(Retry::Backoff)
     }
 }
 

@@ -37,6 +37,18 @@ pub enum SourceSpec {
     },
 }
 
+impl SourceSpec {
+    /// False for a stream, which is gone once it has passed: standard input, a pipe.
+    pub fn can_be_read_again(&self) -> bool {
+        match self {
+            Self::Daemon(_) | Self::Containerd(_) | Self::OciLayout { .. } => true,
+            Self::DockerArchive { path, .. } | Self::OciArchive { path, .. } => {
+                path.as_os_str() != "-" && path.metadata().is_ok_and(|metadata| metadata.is_file())
+            }
+        }
+    }
+}
+
 impl FromStr for SourceSpec {
     type Err = Error;
 
