@@ -39,6 +39,7 @@ mod server;
 mod socket;
 mod store;
 mod sts;
+mod suffer;
 mod tls;
 mod util;
 

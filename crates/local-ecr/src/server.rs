@@ -1,6 +1,5 @@
 //! Listening, connections, and the way of a request through faults and doors.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -8,11 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue, LOCATION};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -20,11 +17,11 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::engine::Engine;
-use crate::faults::{Answer, FaultAction};
-use crate::http::{Request, RequestBody, Response, ResponseExt, Stop, answer};
+use crate::http::{Request, RequestBody, Response, answer};
 use crate::imds::Metadata;
 use crate::registry::Target;
 use crate::socket::Socket;
+use crate::suffer::suffer;
 use crate::util::lock;
 use crate::{api, registry, s3, sts};
 
@@ -41,9 +38,9 @@ pub(crate) enum Service {
 
 /// How a connection ends, if a request decides it.
 #[derive(Clone, Default)]
-struct Ending {
-    reset: Arc<AtomicBool>,
-    linger: Arc<AtomicBool>,
+pub(crate) struct Ending {
+    pub reset: Arc<AtomicBool>,
+    pub linger: Arc<AtomicBool>,
 }
 
 /// Accepts connections until the task is dropped; its connections end with it.
@@ -169,91 +166,6 @@ async fn serve(service: &Service, engine: &Engine, request: Request) -> io::Resu
         path if path.starts_with(s3::PREFIX) => Ok(s3::serve(engine, &request)),
         _ => Ok(answer(404, "404 page not found\n")),
     }
-}
-
-/// Does what a fault says. `serve` is the ordinary way.
-async fn suffer<F, Fut>(
-    fault: FaultAction,
-    engine: &Engine,
-    mut request: Request,
-    ending: &Ending,
-    serve: F,
-) -> io::Result<Response>
-where
-    F: Fn(Request) -> Fut,
-    Fut: Future<Output = io::Result<Response>>,
-{
-    match fault {
-        FaultAction::Answer(answer) => {
-            request.body.drain().await?;
-            Ok(render(&answer, &request))
-        }
-        FaultAction::Close => Err(io::Error::other("closed by a fault")),
-        FaultAction::Delay(time) => {
-            tokio::time::sleep(time).await;
-            serve(request).await
-        }
-        FaultAction::DelayAnswer(time) => {
-            let response = serve(request).await;
-            tokio::time::sleep(time).await;
-            response
-        }
-        FaultAction::EarlyAnswer(answer) => {
-            ending.linger.store(true, Ordering::Release);
-            let mut response = render(&answer, &request);
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            Ok(response)
-        }
-        FaultAction::ExpireTokens => {
-            engine.identities.expire_tokens();
-            serve(request).await
-        }
-        FaultAction::Location(location) => {
-            let mut response = serve(request).await?;
-            response.headers_mut().remove(LOCATION);
-            Ok(match location {
-                Some(location) => response.header("location", location),
-                None => response,
-            })
-        }
-        FaultAction::LoseAnswer => {
-            serve(request).await?;
-            Err(io::Error::other("the answer was lost by a fault"))
-        }
-        FaultAction::Reset { after } => stop(request, after, Stop::Reset(Arc::clone(&ending.reset)), serve).await,
-        FaultAction::Stall { after } => stop(request, after, Stop::Stall, serve).await,
-    }
-}
-
-async fn stop<F, Fut>(mut request: Request, after: u64, stop: Stop, serve: F) -> io::Result<Response>
-where
-    F: Fn(Request) -> Fut,
-    Fut: Future<Output = io::Result<Response>>,
-{
-    request.body.stop_after(after, stop);
-    // Without this a request that has no body would pass.
-    if after == 0 {
-        return Err(request.body.stopped().await);
-    }
-    serve(request).await
-}
-
-fn render(scripted: &Answer, request: &Request) -> Response {
-    let Answer { status, code, message, headers } = scripted;
-    let response = match code {
-        None => answer(*status, message.clone()),
-        Some(code) if request.path.starts_with("/v2") => crate::http::json(
-            *status,
-            "application/json; charset=utf-8",
-            &json!({ "errors": [{ "code": code, "message": message }] }),
-        ),
-        Some(code) if request.headers.contains_key("x-amz-target") => {
-            crate::http::json(*status, "application/x-amz-json-1.1", &json!({ "__type": code, "message": message }))
-                .header("x-amzn-ErrorType", code)
-        }
-        Some(code) => sts::refuse(*status, code, message),
-    };
-    headers.iter().fold(response, |response, (name, value)| response.header(name, value))
 }
 
 /// Binds, so that the port is known before anything is served.
