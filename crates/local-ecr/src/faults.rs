@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::config::Key;
 use crate::util::wildcard;
 
 /// A rule that makes matching requests fail. Conditions left out match everything.
@@ -19,6 +20,10 @@ pub struct Fault {
     pub path: Option<String>,
     /// The API operation. A request to the registry has the name of the operation it stands for.
     pub operation: Option<String>,
+    /// The least `Content-Length`. A request that does not tell its length matches.
+    pub min_length: u64,
+    /// Where in the body the action begins to count its bytes, as a fraction of `Content-Length`.
+    pub part: Option<(u64, u64)>,
     /// How many matching requests pass first.
     pub skip: usize,
     /// How many matching requests it hits.
@@ -30,7 +35,16 @@ pub struct Fault {
 impl Fault {
     /// A fault that hits every request, always.
     pub fn new(action: FaultAction) -> Self {
-        Self { method: None, path: None, operation: None, skip: 0, times: usize::MAX, action }
+        Self {
+            method: None,
+            path: None,
+            operation: None,
+            min_length: 0,
+            part: None,
+            skip: 0,
+            times: usize::MAX,
+            action,
+        }
     }
 
     /// Hits only this HTTP method.
@@ -54,6 +68,21 @@ impl Fault {
         self
     }
 
+    /// Hits only requests whose body is at least this long, or of unknown length: an upload, but not that of a config.
+    #[must_use]
+    pub fn min_length(mut self, bytes: u64) -> Self {
+        self.min_length = bytes;
+        self
+    }
+
+    /// Lets the action count its bytes from this part of the body on: `from_part(1, 3)` with `Reset { after: 0 }` is a
+    /// reset after the first third. A request that does not tell its length has no parts, and is counted from its start.
+    #[must_use]
+    pub fn from_part(mut self, part: u64, of: u64) -> Self {
+        self.part = Some((part, of));
+        self
+    }
+
     /// Lets this many matching requests pass first.
     #[must_use]
     pub fn skip(mut self, skip: usize) -> Self {
@@ -68,7 +97,7 @@ impl Fault {
         self
     }
 
-    fn matches(&self, method: &str, path: &str, operation: &str) -> bool {
+    fn matches(&self, method: &str, path: &str, operation: &str, length: Option<u64>) -> bool {
         let path_matches = |wanted: &String| match wanted.contains('*') {
             true => wildcard(wanted, path),
             false => path.contains(wanted.as_str()),
@@ -76,10 +105,26 @@ impl Fault {
         self.method.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(method))
             && self.operation.as_deref().is_none_or(|wanted| wanted == operation)
             && self.path.as_ref().is_none_or(path_matches)
+            && length.is_none_or(|length| length >= self.min_length)
+    }
+
+    /// The action for a body of this length.
+    fn action_for(&self, length: Option<u64>) -> FaultAction {
+        let mut action = self.action.clone();
+        let (Some((part, of)), Some(length)) = (self.part, length) else { return action };
+        let start = u128::from(length) * u128::from(part) / u128::from(of.max(1));
+        if let FaultAction::Pause { after, .. } | FaultAction::Reset { after } | FaultAction::Stall { after } =
+            &mut action
+        {
+            *after = after.saturating_add(u64::try_from(start).unwrap_or(u64::MAX));
+        }
+        action
     }
 }
 
 /// What happens to a request.
+///
+/// Those marked *state* change what the server keeps.
 #[derive(Clone, Debug)]
 pub enum FaultAction {
     /// The body is read, then this is answered instead of the request being served.
@@ -90,24 +135,65 @@ pub enum FaultAction {
     Delay(Duration),
     /// The request is served, and its answer is sent after this long.
     DelayAnswer(Duration),
+    /// The body is read no faster than this, so that the sender has to wait.
+    Drip {
+        /// Bytes a second.
+        per_second: u64,
+    },
+    /// The body of the answer is sent no faster than this.
+    DripAnswer {
+        /// Bytes a second.
+        per_second: u64,
+    },
     /// Answers without reading the body, then closes the connection.
     EarlyAnswer(Answer),
-    /// Every registry password handed out so far ends before the request is served.
+    /// The upload session that the request names ends before the request is served; if it names none, all sessions of
+    /// its repository do (*state*).
+    EndSessions,
+    /// Every registry password handed out so far ends before the request is served (*state*).
     ExpireTokens,
+    /// So many blobs of the repository are gone before the request is served, the largest first (*state*).
+    ForgetBlobs(usize),
+    /// Headers of the answer are replaced, added, or with `None` left out. A `Content-Length` may be a lie: the
+    /// connection then ends short of it, or the body does.
+    Headers(Vec<(String, Option<String>)>),
     /// The answer's `Location` is replaced, or left out.
     Location(Option<String>),
     /// The request is served, and the connection ends without an answer.
     LoseAnswer,
+    /// After this many bytes of the body nothing is read for a while: a stall that heals.
+    Pause {
+        /// Bytes of the body that are read first.
+        after: u64,
+        /// How long the stall lasts.
+        time: Duration,
+    },
     /// The connection is reset after this many bytes of the body. An upload session keeps them.
     Reset {
         /// Bytes of the body that are read first.
         after: u64,
     },
+    /// These access keys replace all others but those of roles before the request is served. Passwords handed out
+    /// before stay good (*state*).
+    RotateKeys(Vec<Key>),
     /// Nothing more is read, and nothing answered, after this many bytes of the body.
     Stall {
         /// Bytes of the body that are read first.
         after: u64,
     },
+    /// The connection ends after this many bytes of the answer's body, with a `Content-Length` that promised more: the
+    /// true one, or one byte more than is sent if the body is no longer than this.
+    Truncate {
+        /// Bytes of the body that are sent first.
+        after: u64,
+    },
+}
+
+impl FaultAction {
+    /// Replaces, adds or (with `None`) leaves out one header of the answer.
+    pub fn header(name: &str, value: Option<&str>) -> Self {
+        Self::Headers(vec![(name.to_owned(), value.map(str::to_owned))])
+    }
 }
 
 /// A scripted answer.
@@ -142,31 +228,128 @@ impl Answer {
     }
 }
 
+/// A rule that makes connections fail, whatever is asked over them. It counts connections in the order they are accepted.
+///
+/// ```
+/// use local_ecr::{ConnectionAction, ConnectionFault};
+/// // No TLS handshake gets further than its first byte, three times.
+/// let fault = ConnectionFault::new(ConnectionAction::Close { after: 1 }).times(3);
+/// ```
+#[derive(Clone, Debug)]
+pub struct ConnectionFault {
+    /// How many connections pass first.
+    pub skip: usize,
+    /// How many connections it hits.
+    pub times: usize,
+    /// What happens to them.
+    pub action: ConnectionAction,
+}
+
+impl ConnectionFault {
+    /// A fault that hits every connection, always.
+    pub fn new(action: ConnectionAction) -> Self {
+        Self { skip: 0, times: usize::MAX, action }
+    }
+
+    /// Lets this many connections pass first.
+    #[must_use]
+    pub fn skip(mut self, skip: usize) -> Self {
+        self.skip = skip;
+        self
+    }
+
+    /// Hits no more than this many connections.
+    #[must_use]
+    pub fn times(mut self, times: usize) -> Self {
+        self.times = times;
+        self
+    }
+}
+
+/// What happens to a connection. Bytes are those from the client, below TLS, in all requests of the connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConnectionAction {
+    /// Closed after this many bytes; with 0 before anything is read, with 1 in the middle of a TLS handshake. The kernel
+    /// makes a reset of it if more had arrived.
+    Close {
+        /// Bytes that are read first.
+        after: u64,
+    },
+    /// The first bytes are answered with some that are neither TLS nor HTTP, then it is closed.
+    Garbage,
+    /// After this many bytes nothing is read or written for a while.
+    Pause {
+        /// Bytes that are read first.
+        after: u64,
+        /// How long the stall lasts.
+        time: Duration,
+    },
+    /// Reset after this many bytes.
+    Reset {
+        /// Bytes that are read first.
+        after: u64,
+    },
+    /// After this many bytes nothing is read or written any more.
+    Stall {
+        /// Bytes that are read first.
+        after: u64,
+    },
+}
+
 /// The script, with what is left of each fault.
 #[derive(Debug, Default)]
-pub(crate) struct Script(Vec<Fault>);
+pub(crate) struct Script {
+    requests: Vec<Fault>,
+    connections: Vec<ConnectionFault>,
+}
 
 impl Script {
     pub fn add(&mut self, fault: Fault) {
-        self.0.push(fault);
+        self.requests.push(fault);
+    }
+
+    pub fn add_to_connections(&mut self, fault: ConnectionFault) {
+        self.connections.push(fault);
     }
 
     pub fn clear(&mut self) {
-        self.0.clear();
+        *self = Self::default();
     }
 
     /// The first fault that hits this request. Each fault that matches counts the request, even if an earlier one
     /// hits it: "the third PUT" must mean the same whatever else is scripted.
-    pub fn meet(&mut self, method: &str, path: &str, operation: &str) -> Option<FaultAction> {
+    pub fn meet(&mut self, method: &str, path: &str, operation: &str, length: Option<u64>) -> Option<FaultAction> {
         let mut hit = None;
-        for fault in self.0.iter_mut().filter(|fault| fault.matches(method, path, operation)) {
-            if fault.skip > 0 {
-                fault.skip -= 1;
-            } else if fault.times > 0 && hit.is_none() {
-                fault.times -= 1;
-                hit = Some(fault.action.clone());
+        for fault in self.requests.iter_mut().filter(|fault| fault.matches(method, path, operation, length)) {
+            if passes(&mut fault.skip, &mut fault.times, hit.is_none()) {
+                continue;
+            }
+            hit = Some(fault.action_for(length));
+        }
+        hit
+    }
+
+    /// The same for a connection that was just accepted.
+    pub fn meet_connection(&mut self) -> Option<ConnectionAction> {
+        let mut hit = None;
+        for fault in &mut self.connections {
+            if !passes(&mut fault.skip, &mut fault.times, hit.is_none()) {
+                hit = Some(fault.action);
             }
         }
         hit
     }
+}
+
+/// Counts what matched a fault, and says whether it goes unharmed.
+fn passes(skip: &mut usize, times: &mut usize, free: bool) -> bool {
+    if *skip > 0 {
+        *skip -= 1;
+        return true;
+    }
+    if *times == 0 || !free {
+        return true;
+    }
+    *times -= 1;
+    false
 }

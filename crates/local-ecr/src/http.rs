@@ -3,12 +3,14 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use futures_util::stream;
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Body as _, Frame, Incoming};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -35,17 +37,24 @@ impl Request {
     }
 }
 
-/// A body that counts what is read of it and stops where a fault says.
+/// A body that counts what is read of it, and stops or slows down where a fault says.
 pub(crate) struct RequestBody {
     incoming: Incoming,
     entry: Arc<Entry>,
     stop: Option<Stop>,
     left: u64,
+    /// Bytes a second.
+    pace: Option<u64>,
+    /// What has arrived and must still wait, and how long.
+    waiting: Bytes,
+    wait: Duration,
     shutdown: watch::Receiver<bool>,
 }
 
 /// What happens once a body was read as far as a fault allows.
 pub(crate) enum Stop {
+    /// Nothing for so long; then the rest.
+    Pause(Duration),
     /// The connection is reset.
     Reset(Arc<AtomicBool>),
     /// Nothing more happens.
@@ -54,7 +63,8 @@ pub(crate) enum Stop {
 
 impl RequestBody {
     pub fn new(incoming: Incoming, entry: Arc<Entry>, shutdown: watch::Receiver<bool>) -> Self {
-        Self { incoming, entry, stop: None, left: u64::MAX, shutdown }
+        let (waiting, wait) = (Bytes::new(), Duration::ZERO);
+        Self { incoming, entry, stop: None, left: u64::MAX, pace: None, waiting, wait, shutdown }
     }
 
     pub fn stop_after(&mut self, bytes: u64, stop: Stop) {
@@ -62,29 +72,48 @@ impl RequestBody {
         self.stop = Some(stop);
     }
 
+    pub fn slow_down_to(&mut self, bytes_per_second: u64) {
+        self.pace = Some(bytes_per_second.max(1));
+    }
+
     /// The next piece, `None` at the end.
     pub async fn chunk(&mut self) -> io::Result<Option<Bytes>> {
         if self.left == 0 {
-            return Err(self.stopped().await);
+            self.stopped().await?;
         }
+        if !self.wait.is_zero() {
+            tokio::time::sleep(std::mem::take(&mut self.wait)).await;
+        }
+        if self.waiting.is_empty() {
+            match self.arrived().await? {
+                Some(data) => self.waiting = data,
+                None => return Ok(None),
+            }
+        }
+        let mut most = usize::try_from(self.left).unwrap_or(usize::MAX);
+        if let Some(pace) = self.pace {
+            most = most.min(usize::try_from(pace.div_ceil(DRIPS)).unwrap_or(usize::MAX));
+        }
+        let data = self.waiting.split_to(most.min(self.waiting.len()));
+        if let Some(pace) = self.pace {
+            self.wait = time_for(data.len(), pace);
+        }
+        if self.stop.is_some() {
+            self.left -= data.len() as u64;
+        }
+        self.entry.add_body_bytes(data.len() as u64);
+        Ok(Some(data))
+    }
+
+    async fn arrived(&mut self) -> io::Result<Option<Bytes>> {
         loop {
             let Some(frame) = self.incoming.frame().await else {
                 return Ok(None);
             };
-            let Ok(mut data) = frame.map_err(io::Error::other)?.into_data() else {
-                continue;
-            };
-            if data.is_empty() {
-                continue;
+            match frame.map_err(io::Error::other)?.into_data() {
+                Ok(data) if !data.is_empty() => return Ok(Some(data)),
+                _ => continue,
             }
-            if data.len() as u64 > self.left {
-                data.truncate(usize::try_from(self.left).unwrap_or(usize::MAX));
-            }
-            if self.stop.is_some() {
-                self.left -= data.len() as u64;
-            }
-            self.entry.add_body_bytes(data.len() as u64);
-            return Ok(Some(data));
         }
     }
 
@@ -106,9 +135,15 @@ impl RequestBody {
         Ok(())
     }
 
-    /// Does what the fault says for a request that may have no body at all.
-    pub async fn stopped(&mut self) -> io::Error {
+    /// Does what the fault says, for a request that may have no body at all. After a pause all is well again.
+    pub async fn stopped(&mut self) -> io::Result<()> {
         match &self.stop {
+            Some(Stop::Pause(time)) => {
+                tokio::time::sleep(*time).await;
+                self.stop = None;
+                self.left = u64::MAX;
+                return Ok(());
+            }
             Some(Stop::Reset(reset)) => reset.store(true, Ordering::Release),
             Some(Stop::Stall) => {
                 // Ends with the server: a task that waits for ever would outlive it.
@@ -116,8 +151,109 @@ impl RequestBody {
             }
             None => {}
         }
-        io::Error::other("stopped by a fault")
+        Err(io::Error::other("stopped by a fault"))
     }
+}
+
+/// Into how many pieces a second of a slow body is cut.
+const DRIPS: u64 = 20;
+
+fn time_for(bytes: usize, per_second: u64) -> Duration {
+    Duration::from_secs_f64(bytes as f64 / per_second as f64)
+}
+
+/// The answer with its body sent so slowly.
+pub(crate) fn drip(response: Response, per_second: u64) -> Response {
+    let per_second = per_second.max(1);
+    let piece = usize::try_from(per_second.div_ceil(DRIPS)).unwrap_or(usize::MAX);
+    rewrite(response, |body| {
+        stream::try_unfold((body, Bytes::new()), move |(mut body, mut waiting)| async move {
+            if waiting.is_empty() {
+                match next_data(&mut body).await? {
+                    Some(data) => waiting = data,
+                    None => return Ok(None),
+                }
+            }
+            let data = waiting.split_to(piece.min(waiting.len()));
+            tokio::time::sleep(time_for(data.len(), per_second)).await;
+            Ok(Some((Frame::data(data), (body, waiting))))
+        })
+    })
+}
+
+/// The answer with a body that ends after so many bytes, short of its `Content-Length`.
+pub(crate) fn truncate(mut response: Response, after: u64) -> Response {
+    if response.body().size_hint().exact().is_some_and(|length| length <= after) {
+        let promised = response.body().size_hint().lower() + 1;
+        response.headers_mut().insert(CONTENT_LENGTH, promised.into());
+    }
+    rewrite(response, |body| {
+        stream::try_unfold((body, after), |(mut body, left)| async move {
+            let data = match left {
+                0 => None,
+                _ => next_data(&mut body).await?,
+            };
+            let Some(mut data) = data else {
+                // What was sent so far has to leave before the connection does.
+                tokio::time::sleep(FLUSH).await;
+                return Err(io::Error::other("truncated by a fault"));
+            };
+            data.truncate(usize::try_from(left).unwrap_or(usize::MAX));
+            let left = left - data.len() as u64;
+            Ok(Some((Frame::data(data), (body, left))))
+        })
+    })
+}
+
+/// The answer with other headers; with a `Content-Length` that need not be true.
+pub(crate) fn replace_headers(mut response: Response, headers: &[(String, Option<String>)]) -> Response {
+    // Before its length may become a lie.
+    response = rewrite(response, |body| {
+        stream::try_unfold(Some(body), |body| async move {
+            let Some(mut body) = body else { return Ok(None) };
+            match next_data(&mut body).await? {
+                Some(data) => Ok(Some((Frame::data(data), Some(body)))),
+                None => {
+                    tokio::time::sleep(FLUSH).await;
+                    Ok(None)
+                }
+            }
+        })
+    });
+    for (name, value) in headers {
+        if let Ok(name) = name.parse::<HeaderName>() {
+            response.headers_mut().remove(name);
+        }
+        if let Some(value) = value {
+            response = response.header(name, value);
+        }
+    }
+    response
+}
+
+/// How long hyper gets to send what it holds, before a body makes it end the connection.
+const FLUSH: Duration = Duration::from_millis(50);
+
+async fn next_data(body: &mut Body) -> io::Result<Option<Bytes>> {
+    while let Some(frame) = body.frame().await {
+        if let Some(data) = frame?.into_data().ok().filter(|data| !data.is_empty()) {
+            return Ok(Some(data));
+        }
+    }
+    Ok(None)
+}
+
+/// Puts another stream in the place of a body. The `Content-Length` of the old one becomes a header: hyper, which would
+/// hold it against the stream's own, then takes it as it is.
+fn rewrite<S>(response: Response, stream: impl FnOnce(Body) -> S) -> Response
+where
+    S: futures_util::Stream<Item = io::Result<Frame<Bytes>>> + Send + 'static,
+{
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        head.headers.entry(CONTENT_LENGTH).or_insert(length.into());
+    }
+    Response::from_parts(head, StreamBody::new(stream(body)).boxed_unsync())
 }
 
 pub(crate) fn full(bytes: impl Into<Bytes>) -> Body {

@@ -54,7 +54,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 pub use config::{Config, Imds, ImdsMode, Key, Limits, MissingRepository, Rate, Storage, Sts, Tls};
-pub use faults::{Answer, Fault, FaultAction};
+pub use faults::{Answer, ConnectionAction, ConnectionFault, Fault, FaultAction};
 pub use policy::Policy;
 pub use recorder::RecordedRequest;
 pub use rules::Mutability;
@@ -185,6 +185,16 @@ impl LocalEcr {
     /// Adds a fault to the script.
     pub fn add_fault(&self, fault: Fault) {
         lock(&self.engine.script).add(fault);
+    }
+
+    /// Adds a fault of connections to the script.
+    pub fn add_connection_fault(&self, fault: ConnectionFault) {
+        lock(&self.engine.script).add_to_connections(fault);
+    }
+
+    /// Replaces the access keys of users, as [`FaultAction::RotateKeys`] does.
+    pub fn set_keys(&self, keys: &[Key]) {
+        self.engine.identities.set_keys(keys);
     }
 
     /// Ends all faults.

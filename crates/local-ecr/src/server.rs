@@ -7,16 +7,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::CONTENT_LENGTH;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::engine::Engine;
+use crate::faults::ConnectionAction;
 use crate::http::{Request, RequestBody, Response, answer};
 use crate::imds::Metadata;
 use crate::registry::Target;
@@ -68,13 +70,31 @@ pub(crate) async fn listen(
 
 async fn connection(tcp: TcpStream, tls: Option<TlsAcceptor>, service: Service, shutdown: watch::Receiver<bool>) {
     let ending = Ending::default();
-    let socket = Socket::new(tcp, Arc::clone(&ending.reset));
+    let fault = match &service {
+        Service::Ecr(engine) => lock(&engine.script).meet_connection(),
+        Service::Metadata(_) => None,
+    };
+    if fault == Some(ConnectionAction::Garbage) {
+        garbage(tcp).await;
+        return;
+    }
+    let socket = Socket::new(tcp, Arc::clone(&ending.reset), fault);
     match tls {
         None => converse(socket, ending, service, shutdown).await,
         Some(acceptor) => match acceptor.accept(socket).await {
             Ok(stream) => converse(stream, ending, service, shutdown).await,
             Err(error) => tracing::debug!("no TLS handshake: {error}"),
         },
+    }
+}
+
+/// Answers with what is neither TLS nor HTTP.
+async fn garbage(mut tcp: TcpStream) {
+    let mut first = [0; 4096];
+    if tcp.read(&mut first).await.is_ok_and(|read| read > 0) {
+        let _ = tcp.write_all(&[0xfe; 64]).await;
+        let _ = tcp.shutdown().await;
+        tokio::time::sleep(LINGER).await;
     }
 }
 
@@ -116,7 +136,8 @@ async fn handle(
     };
     let method = head.method.as_str();
     let entry = engine.recorder.begin(method, &path_and_query, &operation);
-    let fault = lock(&engine.script).meet(method, &path_and_query, &operation);
+    let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    let fault = lock(&engine.script).meet(method, &path_and_query, &operation, length);
     let request = Request {
         method: head.method.clone(),
         path: head.uri.path().to_owned(),

@@ -10,7 +10,8 @@ use serde_json::json;
 
 use crate::engine::Engine;
 use crate::faults::{Answer, FaultAction};
-use crate::http::{Request, Response, ResponseExt, Stop, answer};
+use crate::http::{self, Request, Response, ResponseExt, Stop, answer};
+use crate::registry::Target;
 use crate::server::Ending;
 use crate::sts;
 
@@ -41,16 +42,18 @@ where
             tokio::time::sleep(time).await;
             response
         }
+        FaultAction::Drip { per_second } => {
+            request.body.slow_down_to(per_second);
+            serve(request).await
+        }
+        FaultAction::DripAnswer { per_second } => Ok(http::drip(serve(request).await?, per_second)),
         FaultAction::EarlyAnswer(answer) => {
             ending.linger.store(true, Ordering::Release);
             let mut response = render(&answer, &request);
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             Ok(response)
         }
-        FaultAction::ExpireTokens => {
-            engine.identities.expire_tokens();
-            serve(request).await
-        }
+        FaultAction::Headers(headers) => Ok(http::replace_headers(serve(request).await?, &headers)),
         FaultAction::Location(location) => {
             let mut response = serve(request).await?;
             response.headers_mut().remove(LOCATION);
@@ -63,8 +66,35 @@ where
             serve(request).await?;
             Err(io::Error::other("the answer was lost by a fault"))
         }
+        FaultAction::Pause { after, time } => stop(request, after, Stop::Pause(time), serve).await,
         FaultAction::Reset { after } => stop(request, after, Stop::Reset(Arc::clone(&ending.reset)), serve).await,
         FaultAction::Stall { after } => stop(request, after, Stop::Stall, serve).await,
+        FaultAction::Truncate { after } => Ok(http::truncate(serve(request).await?, after)),
+        FaultAction::EndSessions
+        | FaultAction::ExpireTokens
+        | FaultAction::ForgetBlobs(_)
+        | FaultAction::RotateKeys(_) => {
+            change(engine, &fault, &request.path);
+            serve(request).await
+        }
+    }
+}
+
+/// Changes what the server keeps.
+fn change(engine: &Engine, fault: &FaultAction, path: &str) {
+    let target = Target::parse(path);
+    match fault {
+        FaultAction::EndSessions => match target {
+            Target::Upload { name, id } => engine.end_uploads(&name, Some(&id)),
+            target => engine.end_uploads(target.name().unwrap_or_default(), None),
+        },
+        FaultAction::ExpireTokens => engine.identities.expire_tokens(),
+        FaultAction::ForgetBlobs(count) => {
+            let repository = target.name().and_then(|name| engine.store.find(name));
+            repository.inspect(|repository| repository.forget_blobs(*count));
+        }
+        FaultAction::RotateKeys(keys) => engine.identities.set_keys(keys),
+        _ => {}
     }
 }
 
@@ -76,7 +106,7 @@ where
     request.body.stop_after(after, stop);
     // Without this a request that has no body would pass.
     if after == 0 {
-        return Err(request.body.stopped().await);
+        request.body.stopped().await?;
     }
     serve(request).await
 }

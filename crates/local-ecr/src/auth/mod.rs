@@ -4,12 +4,13 @@ mod sigv4;
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 
-use crate::config::Config;
+use crate::config::{Config, Key};
 use crate::error::{Refusal, Result};
 use crate::http::Request;
 use crate::util::{lock, random_hex};
@@ -71,24 +72,33 @@ pub(crate) struct Identities {
     account: String,
     region: String,
     /// With keys configured, no other key is let in.
-    strict: bool,
+    strict: AtomicBool,
     keys: Mutex<HashMap<String, Known>>,
     tokens: Mutex<HashMap<String, Token>>,
 }
 
 impl Identities {
     pub fn new(config: &Config) -> Self {
-        let keys = config.keys.iter().map(|key| {
-            let principal = Principal::user(&config.account, &key.user);
-            (key.access_key_id.clone(), Known { secret: key.secret_access_key.clone(), principal, session: None })
-        });
-        Self {
+        let identities = Self {
             account: config.account.clone(),
             region: config.region.clone(),
-            strict: !config.keys.is_empty(),
-            keys: Mutex::new(keys.collect()),
+            strict: AtomicBool::new(false),
+            keys: Mutex::default(),
             tokens: Mutex::default(),
-        }
+        };
+        identities.set_keys(&config.keys);
+        identities
+    }
+
+    /// Replaces the keys of users; those of roles, which were handed out, stay.
+    pub fn set_keys(&self, keys: &[Key]) {
+        let mut known = lock(&self.keys);
+        known.retain(|_, known| known.session.is_some());
+        known.extend(keys.iter().map(|key| {
+            let principal = Principal::user(&self.account, &key.user);
+            (key.access_key_id.clone(), Known { secret: key.secret_access_key.clone(), principal, session: None })
+        }));
+        self.strict.store(!keys.is_empty(), Ordering::Relaxed);
     }
 
     pub fn user(&self, name: &str) -> Principal {
@@ -105,7 +115,7 @@ impl Identities {
         })?;
         let keys = lock(&self.keys);
         let Some(known) = keys.get(credential.access_key_id) else {
-            return match self.strict {
+            return match self.strict.load(Ordering::Relaxed) {
                 false => Ok(Principal::user(&self.account, credential.access_key_id)),
                 true => Err(invalid_token()),
             };

@@ -90,6 +90,12 @@ impl Engine {
         found.ok_or_else(|| Refusal::no_upload(id, repository, &self.config.account))
     }
 
+    /// Ends a session as if its time were over, or without an id all sessions of the repository.
+    pub fn end_uploads(&self, repository: &str, id: Option<&str>) {
+        lock(&self.uploads.0)
+            .retain(|_, upload| upload.repository != repository || id.is_some_and(|id| upload.id != id));
+    }
+
     /// A body of the registry door. Returns where the stale `Range` header ends.
     pub async fn stream_into(
         &self,

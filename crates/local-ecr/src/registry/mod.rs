@@ -56,6 +56,19 @@ impl Target {
         }
     }
 
+    /// The repository it is in.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Base | Self::Unknown => None,
+            Self::Blob { name, .. }
+            | Self::Manifest { name, .. }
+            | Self::Referrers { name, .. }
+            | Self::StartUpload { name }
+            | Self::Tags { name }
+            | Self::Upload { name, .. } => Some(name),
+        }
+    }
+
     /// The API operation a request stands for (ecr-facts section 1); empty if there is none.
     pub fn operation(&self, method: &str) -> &'static str {
         match (self, method) {

@@ -173,6 +173,17 @@ impl Repository {
         Ok(())
     }
 
+    /// Loses so many blobs, the largest first; those of one size in the order of their digests.
+    pub fn forget_blobs(&self, count: usize) {
+        let mut contents = self.contents();
+        let mut blobs: Vec<_> = contents.blobs.iter().map(|(digest, blob)| (blob.size, digest.clone())).collect();
+        blobs.sort_by(|(size, digest), (other_size, other)| other_size.cmp(size).then_with(|| digest.cmp(other)));
+        for (_, digest) in blobs.into_iter().take(count) {
+            contents.blobs.remove(&digest);
+            let _ = self.blob_path(&digest).map(std::fs::remove_file);
+        }
+    }
+
     /// Writes the bytes of a manifest; the caller holds the lock.
     pub fn write_manifest(&self, digest: &str, bytes: &[u8]) -> io::Result<()> {
         self.blob_path(digest).map_or(Ok(()), |path| layout::write(&path, bytes))
