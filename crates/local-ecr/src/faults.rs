@@ -76,7 +76,8 @@ impl Fault {
     }
 
     /// Lets the action count its bytes from this part of the body on: `from_part(1, 3)` with `Reset { after: 0 }` is a
-    /// reset after the first third. A request that does not tell its length has no parts, and is counted from its start.
+    /// reset after the first third. `Close` and `EarlyAnswer` come when that much was read; other actions know no parts. A request
+    /// that does not tell its length has none, and is counted from its start.
     #[must_use]
     pub fn from_part(mut self, part: u64, of: u64) -> Self {
         self.part = Some((part, of));
@@ -108,18 +109,28 @@ impl Fault {
             && length.is_none_or(|length| length >= self.min_length)
     }
 
-    /// The action for a body of this length.
-    fn action_for(&self, length: Option<u64>) -> FaultAction {
-        let mut action = self.action.clone();
-        let (Some((part, of)), Some(length)) = (self.part, length) else { return action };
+    /// What happens to a request with a body of this length.
+    fn hit(&self, length: Option<u64>) -> Hit {
+        let mut hit = Hit { action: self.action.clone(), read_first: 0 };
+        let (Some((part, of)), Some(length)) = (self.part, length) else { return hit };
         let start = u128::from(length) * u128::from(part) / u128::from(of.max(1));
-        if let FaultAction::Pause { after, .. } | FaultAction::Reset { after } | FaultAction::Stall { after } =
-            &mut action
-        {
-            *after = after.saturating_add(u64::try_from(start).unwrap_or(u64::MAX));
+        let start = u64::try_from(start).unwrap_or(u64::MAX);
+        match &mut hit.action {
+            FaultAction::Pause { after, .. } | FaultAction::Reset { after } | FaultAction::Stall { after } => {
+                *after = after.saturating_add(start);
+            }
+            _ => hit.read_first = start,
         }
-        action
+        hit
     }
+}
+
+/// A fault that hits a request.
+#[derive(Debug)]
+pub(crate) struct Hit {
+    pub action: FaultAction,
+    /// Bytes of the body that are read before it happens.
+    pub read_first: u64,
 }
 
 /// What happens to a request.
@@ -152,6 +163,13 @@ pub enum FaultAction {
     EndSessions,
     /// Every registry password handed out so far ends before the request is served (*state*).
     ExpireTokens,
+    /// The connection ends without an answer, and the next ones that are opened fail as `action` says (*state*).
+    FailConnections {
+        /// How many.
+        count: usize,
+        /// What happens to each of them.
+        action: ConnectionAction,
+    },
     /// So many blobs of the repository are gone before the request is served, the largest first (*state*).
     ForgetBlobs(usize),
     /// Headers of the answer are replaced, added, or with `None` left out. A `Content-Length` may be a lie: the
@@ -318,13 +336,13 @@ impl Script {
 
     /// The first fault that hits this request. Each fault that matches counts the request, even if an earlier one
     /// hits it: "the third PUT" must mean the same whatever else is scripted.
-    pub fn meet(&mut self, method: &str, path: &str, operation: &str, length: Option<u64>) -> Option<FaultAction> {
+    pub fn meet(&mut self, method: &str, path: &str, operation: &str, length: Option<u64>) -> Option<Hit> {
         let mut hit = None;
         for fault in self.requests.iter_mut().filter(|fault| fault.matches(method, path, operation, length)) {
             if passes(&mut fault.skip, &mut fault.times, hit.is_none()) {
                 continue;
             }
-            hit = Some(fault.action_for(length));
+            hit = Some(fault.hit(length));
         }
         hit
     }

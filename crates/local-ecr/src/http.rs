@@ -129,6 +129,17 @@ impl RequestBody {
         Ok(Some(all.freeze()))
     }
 
+    /// Reads past about so many bytes, of which a client may have sent more by then.
+    pub async fn skip(&mut self, bytes: u64) -> io::Result<()> {
+        let mut read = 0;
+        while read < bytes
+            && let Some(chunk) = self.chunk().await?
+        {
+            read += chunk.len() as u64;
+        }
+        Ok(())
+    }
+
     /// Reads to the end, so that the client can read the answer: closing with bytes unread resets the connection.
     pub async fn drain(&mut self) -> io::Result<()> {
         while self.chunk().await?.is_some() {}

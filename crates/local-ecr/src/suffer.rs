@@ -9,15 +9,16 @@ use hyper::header::{CONNECTION, HeaderValue, LOCATION};
 use serde_json::json;
 
 use crate::engine::Engine;
-use crate::faults::{Answer, FaultAction};
+use crate::faults::{Answer, ConnectionFault, FaultAction, Hit};
 use crate::http::{self, Request, Response, ResponseExt, Stop, answer};
 use crate::registry::Target;
 use crate::server::Ending;
 use crate::sts;
+use crate::util::lock;
 
 /// Does what a fault says. `serve` is the ordinary way.
 pub(crate) async fn suffer<F, Fut>(
-    fault: FaultAction,
+    hit: Hit,
     engine: &Engine,
     mut request: Request,
     ending: &Ending,
@@ -27,12 +28,16 @@ where
     F: Fn(Request) -> Fut,
     Fut: Future<Output = io::Result<Response>>,
 {
+    let Hit { action: fault, read_first } = hit;
     match fault {
         FaultAction::Answer(answer) => {
             request.body.drain().await?;
             Ok(render(&answer, &request))
         }
-        FaultAction::Close => Err(io::Error::other("closed by a fault")),
+        FaultAction::Close => {
+            request.body.skip(read_first).await?;
+            Err(io::Error::other("closed by a fault"))
+        }
         FaultAction::Delay(time) => {
             tokio::time::sleep(time).await;
             serve(request).await
@@ -48,10 +53,15 @@ where
         }
         FaultAction::DripAnswer { per_second } => Ok(http::drip(serve(request).await?, per_second)),
         FaultAction::EarlyAnswer(answer) => {
+            request.body.skip(read_first).await?;
             ending.linger.store(true, Ordering::Release);
             let mut response = render(&answer, &request);
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             Ok(response)
+        }
+        FaultAction::FailConnections { count, action } => {
+            lock(&engine.script).add_to_connections(ConnectionFault::new(action).times(count));
+            Err(io::Error::other("closed by a fault"))
         }
         FaultAction::Headers(headers) => Ok(http::replace_headers(serve(request).await?, &headers)),
         FaultAction::Location(location) => {
