@@ -319,6 +319,7 @@ pub enum ConnectionAction {
 pub(crate) struct Script {
     requests: Vec<Fault>,
     connections: Vec<ConnectionFault>,
+    hits: usize,
 }
 
 impl Script {
@@ -330,8 +331,14 @@ impl Script {
         self.connections.push(fault);
     }
 
+    /// Ends all faults. What they have hit stays counted.
     pub fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { hits: self.hits, ..Self::default() };
+    }
+
+    /// How many requests and connections were hit.
+    pub fn hits(&self) -> usize {
+        self.hits
     }
 
     /// The first fault that hits this request. Each fault that matches counts the request, even if an earlier one
@@ -344,6 +351,7 @@ impl Script {
             }
             hit = Some(fault.hit(length));
         }
+        self.hits += usize::from(hit.is_some());
         hit
     }
 
@@ -355,6 +363,7 @@ impl Script {
                 hit = Some(fault.action);
             }
         }
+        self.hits += usize::from(hit.is_some());
         hit
     }
 }

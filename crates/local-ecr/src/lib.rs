@@ -202,6 +202,11 @@ impl LocalEcr {
         lock(&self.engine.script).clear();
     }
 
+    /// How many requests and connections faults have hit so far: a test of what survives a fault has to know that it came.
+    pub fn hits(&self) -> usize {
+        lock(&self.engine.script).hits()
+    }
+
     /// What was asked so far, in the order of arrival.
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.engine.recorder.snapshot()

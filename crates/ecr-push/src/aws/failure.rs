@@ -127,7 +127,7 @@ fn verdict(code: &str, status: u16) -> Retry {
         code,
         "ServerException" | "ServiceUnavailable" | "InternalFailure" | "InternalServerError" | "RequestTimeout"
     );
-    if passing || status >= 500 {
+    if passing || status >= 500 || (code.is_empty() && status == 408) {
         return Retry::Backoff;
     }
     Retry::Never

@@ -202,12 +202,14 @@ impl Repository {
         }
     }
 
-    /// A request that got no answer. A name that could be resolved before will be again: that is an outage, not a wrong name.
+    /// A request that got no answer. Where one came before, a name that cannot be resolved or a handshake that fails is an outage, and
+    /// not a wrong address or a certificate that is missing here.
     fn unanswered(&self, operation: &str, error: &reqwest::Error) -> Error {
+        let failed_to_connect = error.is_connect();
         let error = transport_error(Side::Destination, operation, error, &self.base);
-        match error.retry() {
-            Retry::Brief if self.reached.load(Ordering::Relaxed) => error.with_retry(Retry::Backoff),
-            _ => error,
+        match failed_to_connect && self.reached.load(Ordering::Relaxed) {
+            true => error.with_retry(Retry::Backoff),
+            false => error,
         }
     }
 
