@@ -20,6 +20,8 @@ pub struct Config {
     pub storage: Storage,
     /// How long a registry password works.
     pub token_ttl: Duration,
+    /// By how many seconds the server's clock is ahead of this machine's, or behind it: a machine whose clock is wrong sees it so.
+    pub clock_ahead: i64,
     /// Access keys with their secrets. While empty, every key is let in and no signature is verified.
     pub keys: Vec<Key>,
     /// What principals may do, by principal name; `*` speaks for all. A principal no entry speaks for may do all.
@@ -52,6 +54,7 @@ impl Default for Config {
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
             storage: Storage::Memory,
             token_ttl: Duration::from_secs(12 * 60 * 60),
+            clock_ahead: 0,
             keys: Vec::new(),
             policies: Vec::new(),
             missing_repository: MissingRepository::NameUnknown,

@@ -4,10 +4,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use hyper::body::Incoming;
-use hyper::header::CONTENT_LENGTH;
+use hyper::header::{CONTENT_LENGTH, DATE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,12 +19,12 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::engine::Engine;
 use crate::faults::ConnectionAction;
-use crate::http::{Request, RequestBody, Response, answer};
+use crate::http::{Request, RequestBody, Response, ResponseExt, answer};
 use crate::imds::Metadata;
 use crate::registry::Target;
 use crate::socket::Socket;
 use crate::suffer::suffer;
-use crate::util::lock;
+use crate::util::{lock, shifted};
 use crate::{api, registry, s3, sts};
 
 /// How long a connection stays after an early answer. Closing at once, with bytes unread, would reset it, and the
@@ -154,6 +154,10 @@ async fn handle(
     };
     if is_head && !response.status().is_success() {
         *response.body_mut() = crate::http::full("");
+    }
+    if engine.config.clock_ahead != 0 {
+        let now = shifted(SystemTime::now(), engine.config.clock_ahead);
+        response = response.header(DATE.as_str(), httpdate::fmt_http_date(now));
     }
     entry.answered(response.status().as_u16());
     Ok(response)

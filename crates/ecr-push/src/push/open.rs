@@ -100,7 +100,7 @@ impl Destination {
             None => format!("pushing to {uri}"),
         });
         let pace = Pace::new(&pace_of(|rate| rate.private), retry.waits());
-        let repository = Repository::new(http.clone(), base, name.as_str(), Auth::token(fetch), pace);
+        let repository = Repository::new(http.clone(), base, name.as_str(), Auth::token(fetch), pace, events);
         let ecr = Ecr::new(api, account, region, name.clone(), registry_id, retry.clone());
         Ok(Self::new(repository, uri, Some(ecr), events))
     }
@@ -139,7 +139,7 @@ impl Destination {
         ));
         let published = if shown == PUBLIC_REGISTRY { pace_of(|rate| rate.public) } else { Vec::new() };
         let pace = Pace::new(&published, retry.waits());
-        let repository = Repository::new(http.clone(), base, repository, Auth::asked(login), pace);
+        let repository = Repository::new(http.clone(), base, repository, Auth::asked(login), pace, events);
         Ok(Self::new(repository, uri, None, events))
     }
 }

@@ -26,6 +26,7 @@ pub use upload::Mount;
 pub(crate) use upload::{SEND_BLOB, START_UPLOAD};
 
 use crate::error::{Error, Result, Retry, Side};
+use crate::events::Events;
 use crate::http::{Http, transport_error};
 use crate::image::{Digest, Manifest, MediaType};
 
@@ -36,6 +37,9 @@ pub(crate) const PUT_MANIFEST: &str = "put manifest";
 
 /// How long an answer to a small request may take. A manifest is checked by the registry before it answers.
 const ANSWER: Duration = Duration::from_secs(60);
+
+/// After so long without an answer it is said who is waited for.
+const LATE: Duration = Duration::from_secs(30);
 
 /// The largest manifest that is read from a registry (ecr-facts 3).
 const MANIFEST_LIMIT: usize = 4 << 20;
@@ -50,6 +54,7 @@ pub struct Repository {
     pace: Pace,
     /// The registry has answered: its name can be resolved, and its port reached.
     reached: Arc<AtomicBool>,
+    events: Events,
 }
 
 /// A manifest that a registry holds.
@@ -74,8 +79,12 @@ pub enum BlobStatus {
 
 impl Repository {
     /// The repository `name` at `base` (`https://HOST[:PORT]/`), asked no faster than `pace` allows.
-    pub fn new(http: Http, base: Url, name: impl Into<String>, auth: Auth, pace: Pace) -> Self {
-        Self { http, base, name: name.into(), auth, pace, reached: Arc::default() }
+    pub fn new(http: Http, base: Url, name: impl Into<String>, auth: Auth, pace: Pace, events: &Events) -> Self {
+        Self { http, base, name: name.into(), auth, pace, reached: Arc::default(), events: events.clone() }
+    }
+
+    fn host(&self) -> &str {
+        self.base.host_str().unwrap_or("the registry")
     }
 
     /// The name, without the host.
@@ -194,6 +203,16 @@ impl Repository {
         }
     }
 
+    /// The answer. When it is late, that is said once.
+    async fn awaited(&self, operation: &str, request: RequestBuilder) -> reqwest::Result<Response> {
+        let mut sent = std::pin::pin!(request.send());
+        if let Ok(answer) = tokio::time::timeout(LATE, sent.as_mut()).await {
+            return answer;
+        }
+        self.events.notice(format!("{} has not answered to `{operation}` for {} s", self.host(), LATE.as_secs()));
+        sent.await
+    }
+
     fn note_answer(&self, operation: &'static str, status: StatusCode) {
         self.reached.store(true, Ordering::Relaxed);
         self.pace.answered(operation, status == StatusCode::TOO_MANY_REQUESTS);
@@ -230,7 +249,7 @@ impl Repository {
             if let Some(credential) = credential {
                 request = request.header(header::AUTHORIZATION, credential.header);
             }
-            let response = match request.send().await {
+            let response = match self.awaited(operation, request).await {
                 Ok(response) => response,
                 Err(error) if !replayed && closed_before_answer(&error) => {
                     replayed = true;

@@ -26,9 +26,10 @@ pub(crate) const SEND_BLOB: &str = "send blob";
 /// back-off needs up to 26 s after an outage of 15 s.
 const STALLED: Duration = Duration::from_secs(30);
 
-/// How long a registry may take to check and store a blob after its last byte: two minutes, and a second for each 10 MB.
+/// How long a registry may take to check and store a blob after the connection took its last byte: half a minute, and a second for each
+/// 10 MB. The system holds back up to 4 MB of what it has taken, which a slow line at 64 kB/s needs another minute for.
 fn commit_time(size: u64) -> Duration {
-    Duration::from_secs(120 + size / 10_000_000)
+    STALLED + Duration::from_secs(size / 10_000_000 + size.min(4 << 20) / 64_000)
 }
 
 /// What came of a mount.
@@ -137,7 +138,7 @@ impl Repository {
         }
         let answer = tokio::select! {
             answer = request.send() => answer,
-            waited = stalled(&watch, content.len()) => return Err(self.stall(digest, &watch, waited)),
+            waited = self.stalled(digest, &watch, content.len()) => return Err(self.stall(digest, &watch, waited)),
         };
         let response = match answer {
             Ok(response) => response,
@@ -176,8 +177,28 @@ impl Repository {
         })
     }
 
+    /// Waits until an upload is dead; answers for how long nothing moved. A commit that takes long is said before it is given up.
+    async fn stalled(&self, digest: Digest, watch: &Watch, size: u64) -> Duration {
+        let mut said = false;
+        loop {
+            let limit = if watch.ended() { commit_time(size) } else { STALLED };
+            let idle = watch.idle();
+            if idle >= limit {
+                return idle;
+            }
+            if idle >= STALLED && !std::mem::replace(&mut said, true) {
+                let (host, limit) = (self.host(), limit.as_secs());
+                let (digest, idle) = (digest.short(), idle.as_secs());
+                self.events.notice(format!(
+                    "{host} has not confirmed {digest} within {idle} s of its last byte; it is waited for up to {limit} s"
+                ));
+            }
+            tokio::time::sleep((limit - idle).min(Duration::from_secs(1))).await;
+        }
+    }
+
     fn stall(&self, digest: Digest, watch: &Watch, waited: Duration) -> Error {
-        let host = self.base.host_str().unwrap_or("the registry");
+        let host = self.host();
         let message = if watch.ended() {
             format!("{host} has not confirmed {} within {} s of its last byte", digest.short(), waited.as_secs())
         } else {
@@ -189,18 +210,6 @@ impl Repository {
             )
         };
         Error::new(Side::Destination, SEND_BLOB, message).with_code("stalled").with_retry(Retry::Backoff)
-    }
-}
-
-/// Waits until an upload is dead; answers for how long nothing moved.
-async fn stalled(watch: &Watch, size: u64) -> Duration {
-    loop {
-        let limit = if watch.ended() { commit_time(size) } else { STALLED };
-        let idle = watch.idle();
-        if idle >= limit {
-            return idle;
-        }
-        tokio::time::sleep((limit - idle).min(Duration::from_secs(1))).await;
     }
 }
 

@@ -13,7 +13,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 use crate::config::{Config, Key};
 use crate::error::{Refusal, Result};
 use crate::http::Request;
-use crate::util::{lock, random_hex};
+use crate::util::{iso8601, lock, random_hex, shifted};
 use sigv4::Credential;
 
 /// Who a request is from.
@@ -67,10 +67,19 @@ struct Token {
     expires: SystemTime,
 }
 
+/// Seconds by which the time of a signature may differ.
+const SKEW: i64 = 300;
+
+/// `20260131T123456Z`, as signatures have it.
+fn compact(time: SystemTime) -> String {
+    iso8601(time).replace(['-', ':'], "")
+}
+
 /// The keys and passwords the server knows.
 pub(crate) struct Identities {
     account: String,
     region: String,
+    clock_ahead: i64,
     /// With keys configured, no other key is let in.
     strict: AtomicBool,
     keys: Mutex<HashMap<String, Known>>,
@@ -82,6 +91,7 @@ impl Identities {
         let identities = Self {
             account: config.account.clone(),
             region: config.region.clone(),
+            clock_ahead: config.clock_ahead,
             strict: AtomicBool::new(false),
             keys: Mutex::default(),
             tokens: Mutex::default(),
@@ -103,6 +113,23 @@ impl Identities {
 
     pub fn user(&self, name: &str) -> Principal {
         Principal::user(&self.account, name)
+    }
+
+    /// a signature is good for five minutes, in both directions.
+    fn check_time(&self, signed: &str) -> Result<()> {
+        let now = shifted(SystemTime::now(), self.clock_ahead);
+        let (shown, first, last) = (compact(now), compact(shifted(now, -SKEW)), compact(shifted(now, SKEW)));
+        let refuse = |text| Err(Refusal::new("InvalidSignatureException", text));
+        // Times written so are in the order of their letters.
+        if signed < first.as_str() {
+            return refuse(format!("Signature expired: {signed} is now earlier than {first} ({shown} - 5 min.)"));
+        }
+        if signed > last.as_str() {
+            return refuse(format!(
+                "Signature not yet current: {signed} is still later than {last} ({shown} + 5 min.)"
+            ));
+        }
+        Ok(())
     }
 
     /// the principal of a signed request.
@@ -135,6 +162,7 @@ impl Identities {
         if credential.service == "ecr" && credential.region != self.region {
             return Err(Refusal::new("InvalidSignatureException", "Credential should be scoped to a valid region."));
         }
+        self.check_time(request.header("x-amz-date").unwrap_or_default())?;
         let Request { method, path, query, headers, .. } = request;
         if !credential.verifies(&known.secret, method.as_str(), path, query, headers, body) {
             return Err(Refusal::new(
