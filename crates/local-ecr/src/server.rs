@@ -155,10 +155,6 @@ async fn handle(
     if is_head && !response.status().is_success() {
         *response.body_mut() = crate::http::full("");
     }
-    if engine.config.clock_ahead != 0 {
-        let now = shifted(SystemTime::now(), engine.config.clock_ahead);
-        response = response.header(DATE.as_str(), httpdate::fmt_http_date(now));
-    }
     entry.answered(response.status().as_u16());
     Ok(response)
 }
@@ -178,6 +174,15 @@ fn operation(head: &hyper::http::request::Parts, path_and_query: &str) -> String
 }
 
 async fn serve(service: &Service, engine: &Engine, request: Request) -> io::Result<Response> {
+    let response = route(service, engine, request).await?;
+    if engine.config.clock_ahead == 0 {
+        return Ok(response);
+    }
+    let now = shifted(SystemTime::now(), engine.config.clock_ahead);
+    Ok(response.header(DATE.as_str(), httpdate::fmt_http_date(now)))
+}
+
+async fn route(service: &Service, engine: &Engine, request: Request) -> io::Result<Response> {
     if let Service::Metadata(metadata) = service {
         return metadata.serve(request).await;
     }

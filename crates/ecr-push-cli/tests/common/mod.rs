@@ -135,13 +135,19 @@ pub fn closed_port() -> u16 {
 
 /// Asks over plain HTTP. Answers the status and the body.
 pub fn http(method: &str, url: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    http_with_body(method, url, headers, "")
+}
+
+/// The same with a body.
+pub fn http_with_body(method: &str, url: &str, headers: &[(&str, &str)], body: &str) -> (u16, String) {
     let rest = url.strip_prefix("http://").unwrap();
     let (host, path) = rest.split_once('/').unwrap();
     let mut stream = TcpStream::connect(host).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    let mut head = format!("{method} /{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 0\r\nConnection: close\r\n");
+    let mut head =
+        format!("{method} /{path} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\nConnection: close\r\n", body.len());
     headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
-    write!(stream, "{head}\r\n").unwrap();
+    write!(stream, "{head}\r\n{body}").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();

@@ -1,5 +1,7 @@
 //! What the tests of reliability share: how much they do, and where their figures go.
 
+#![allow(dead_code, reason = "each test file uses a part")]
+
 use std::path::Path;
 
 /// True for `./test --long`.

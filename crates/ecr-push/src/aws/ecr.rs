@@ -1,11 +1,14 @@
 //! The ECR API, as far as a push needs it, and the one question to STS.
 
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_config::identity::IdentityCache;
 use aws_config::retry::RetryConfig;
 use aws_config::stalled_stream_protection::StalledStreamProtectionConfig;
+use aws_smithy_runtime_api::client::identity::SharedIdentityCache;
 use aws_smithy_runtime_api::client::interceptors::context::InterceptorContext;
 use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryAction};
 use aws_types::SdkConfig;
@@ -38,7 +41,9 @@ const IDENTITY_LIMIT: Duration = Duration::from_secs(2);
 /// A connection to ECR in one region with one set of credentials. Clones share both.
 #[derive(Clone)]
 pub struct EcrApi {
-    pub(super) client: aws_sdk_ecr::Client,
+    client: Arc<Mutex<aws_sdk_ecr::Client>>,
+    /// The service has accepted the credentials.
+    accepted: Arc<AtomicBool>,
     sts: aws_sdk_sts::Client,
     region: Region,
     region_source: RegionSource,
@@ -91,7 +96,8 @@ impl EcrApi {
         let ecr = aws_sdk_ecr::config::Builder::from(&ecr).retry_classifier(ThrottleException);
         let sts = for_service(&shared, endpoints.sts.as_deref(), &chosen);
         Ok(Self {
-            client: aws_sdk_ecr::Client::from_conf(ecr.build()),
+            client: Arc::new(Mutex::new(aws_sdk_ecr::Client::from_conf(ecr.build()))),
+            accepted: Arc::default(),
             sts: aws_sdk_sts::Client::new(&sts),
             region,
             region_source,
@@ -102,6 +108,30 @@ impl EcrApi {
             fips: settings.fips,
             dual_stack: settings.dual_stack,
         })
+    }
+
+    pub(super) fn client(&self) -> aws_sdk_ecr::Client {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn note_accepted(&self) {
+        self.accepted.store(true, Ordering::Relaxed);
+    }
+
+    /// After credentials that were good are refused: whoever gave them is asked anew, for they may have been replaced. False if they
+    /// never were good, so that nothing else is to be expected.
+    pub(super) fn ask_for_credentials_again(&self, error: &Error) -> bool {
+        let replaced = matches!(
+            error.code(),
+            Some("UnrecognizedClientException" | "InvalidClientTokenId" | "ExpiredTokenException" | "ExpiredToken")
+        );
+        if !replaced || !self.accepted.swap(false, Ordering::Relaxed) {
+            return false;
+        }
+        let mut client = self.client.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = client.config().to_builder().identity_cache(identity_cache()).build();
+        *client = aws_sdk_ecr::Client::from_conf(fresh);
+        true
     }
 
     /// The region.
@@ -241,8 +271,12 @@ fn shared_config(ambient: &Ambient, settings: &AwsSettings, region: &Region) -> 
         // Our own client has time limits, and says which host broke them.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         // Renews temporary credentials before they expire. A credential process or SSO may take its time.
-        .identity_cache(IdentityCache::lazy().load_timeout(CREDENTIALS_LIMIT).build())
+        .identity_cache(identity_cache())
         .build()
+}
+
+fn identity_cache() -> SharedIdentityCache {
+    IdentityCache::lazy().load_timeout(CREDENTIALS_LIMIT).build()
 }
 
 /// No look-up of endpoints behind our back: they are chosen in `connect`.

@@ -31,7 +31,7 @@ impl EcrApi {
     ) -> Result<Vec<Digest>> {
         const OPERATION: &str = "ecr:DescribeImages";
         let asked = self
-            .client
+            .client()
             .describe_images()
             .set_registry_id(registry_id.map(ToString::to_string))
             .repository_name(repository.as_str())
@@ -67,7 +67,7 @@ impl EcrApi {
     pub async fn mounts_blobs(&self, limit: Duration) -> Result<bool> {
         const OPERATION: &str = "ecr:GetAccountSetting";
         let asked = self
-            .client
+            .client()
             .get_account_setting()
             .name(BLOB_MOUNTING)
             .customize()

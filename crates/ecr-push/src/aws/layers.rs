@@ -38,7 +38,7 @@ impl EcrApi {
         for some in digests.chunks(AT_ONCE) {
             let no_retries = aws_sdk_ecr::Config::builder().retry_config(RetryConfig::disabled());
             let answer = self
-                .client
+                .client()
                 .batch_check_layer_availability()
                 .set_registry_id(registry_id.map(ToString::to_string))
                 .repository_name(repository.as_str())

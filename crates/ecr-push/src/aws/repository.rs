@@ -79,7 +79,7 @@ impl EcrApi {
         repository: &RepositoryName,
     ) -> Result<Option<RepositoryFacts>> {
         let asked = self
-            .client
+            .client()
             .describe_repositories()
             .set_registry_id(registry_id.map(ToString::to_string))
             .repository_names(repository.as_str())
@@ -102,7 +102,7 @@ impl EcrApi {
         repository: &RepositoryName,
     ) -> Result<Created> {
         let asked = self
-            .client
+            .client()
             .create_repository()
             .set_registry_id(registry_id.map(ToString::to_string))
             .repository_name(repository.as_str())

@@ -13,6 +13,7 @@ use super::hosts::RegistryHost;
 use crate::error::{Error, Result, Retry, Side};
 use crate::events::Event;
 use crate::image::AccountId;
+use aws_sdk_ecr::operation::get_authorization_token::GetAuthorizationTokenOutput;
 
 const OPERATION: &str = "ecr:GetAuthorizationToken";
 /// Reading the answer: its token and its registry are two operations, because a caller may tell them apart.
@@ -36,15 +37,15 @@ pub struct Token {
 }
 
 impl EcrApi {
-    /// A new token, of the caller's own registry or of another account's. Throttling and outages are retried a few times.
+    /// A new token, of the caller's own registry or of another account's. Credentials that were replaced
+    /// since the last one are asked for anew.
     pub async fn token(&self, registry_id: Option<&AccountId>) -> Result<Token> {
         let fetched_at = Instant::now();
-        // Amazon calls `registryIds` deprecated, because one token serves all; it still chooses `proxyEndpoint`.
-        #[allow(deprecated)]
-        let request =
-            self.client.get_authorization_token().set_registry_ids(registry_id.map(|id| vec![id.to_string()]));
-        let answer =
-            request.send().await.map_err(|error| failure::map(&self.call(OPERATION, registry_id, None), &error))?;
+        let answer = match self.ask_for_token(registry_id).await {
+            Err(error) if self.ask_for_credentials_again(&error) => self.ask_for_token(registry_id).await?,
+            answer => answer?,
+        };
+        self.note_accepted();
         let data = answer.authorization_data().first();
         let secret = data.and_then(|data| data.authorization_token());
         let endpoint = data.and_then(|data| data.proxy_endpoint());
@@ -72,6 +73,14 @@ impl EcrApi {
             proxy_endpoint: endpoint.to_owned(),
             account: account_of(endpoint).or_else(|| registry_id.cloned()),
         })
+    }
+
+    async fn ask_for_token(&self, registry_id: Option<&AccountId>) -> Result<GetAuthorizationTokenOutput> {
+        // Amazon calls `registryIds` deprecated, because one token serves all; it still chooses `proxyEndpoint`.
+        #[allow(deprecated)]
+        let request =
+            self.client().get_authorization_token().set_registry_ids(registry_id.map(|id| vec![id.to_string()]));
+        request.send().await.map_err(|error| failure::map(&self.call(OPERATION, registry_id, None), &error))
     }
 }
 

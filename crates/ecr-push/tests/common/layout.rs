@@ -1,11 +1,18 @@
 //! An image of random layers. Where it lies is what makes it random: the same place, the same image.
 
+#![allow(dead_code, reason = "each test file uses a part")]
+
 use std::path::{Path, PathBuf};
 
 use ecr_push::image::Digest;
 
 /// Writes an image of random layers.
 pub fn write_layout(path: &Path, sizes: &[usize]) -> PathBuf {
+    write_layout_of(path, &path.display().to_string(), sizes)
+}
+
+/// The same with a seed of its own: layers of one seed and the same sizes before them are the same.
+pub fn write_layout_of(path: &Path, seed: &str, sizes: &[usize]) -> PathBuf {
     let blobs = path.join("blobs/sha256");
     std::fs::create_dir_all(&blobs).unwrap();
     let put = |bytes: &[u8]| {
@@ -13,8 +20,7 @@ pub fn write_layout(path: &Path, sizes: &[usize]) -> PathBuf {
         std::fs::write(blobs.join(digest.hex()), bytes).unwrap();
         digest.to_string()
     };
-    let mut state =
-        path.display().to_string().bytes().fold(88_172_645_463_325_252_u64, |s, b| s.rotate_left(7) ^ u64::from(b));
+    let mut state = seed.bytes().fold(88_172_645_463_325_252_u64, |s, b| s.rotate_left(7) ^ u64::from(b));
     let mut layer = |size: usize| -> Vec<u8> {
         let next = |state: &mut u64| {
             *state ^= *state << 13;
