@@ -421,3 +421,15 @@ async fn the_digest_does_not_depend_on_threads() {
     }
     assert!(digests.iter().all(|digest| *digest == digests[0]), "{digests:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_with_more_layers_than_ecr_takes_is_refused_before_anything_is_sent() {
+    let stand = Stand::new().await;
+    let (result, _) = push_with_log(stand.request(&stand.layout("image", &[64; 501]))).await;
+    let error = result.unwrap_err();
+    assert_eq!(error.message(), "the image has 501 layers, and Amazon ECR takes 500 at most");
+    assert!(error.hints()[0].contains("multi-stage build"), "{:?}", error.hints());
+    assert!(stand.asked("InitiateLayerUpload").is_empty() && stand.asked("PutImage").is_empty());
+    let (report, log) = push_with_log(stand.request(&stand.layout("small", &[64; 500]))).await;
+    report.unwrap_or_else(|error| panic!("{error:?} {log:?}"));
+}

@@ -6,6 +6,7 @@
 mod destination;
 mod intake;
 mod learn;
+mod limits;
 mod local;
 mod memory;
 mod mounts;
@@ -232,6 +233,9 @@ impl Push {
             self.events.notice(format!("the credentials are those of {}", identity.arn));
         }
         let preview = source.preview();
+        if self.destination.ecr.is_some() {
+            limits::check_preview(&preview)?;
+        }
         let tags = self.tags();
         self.events.emit(Event::Phase(format!("checking {}", self.destination.uri)));
         let states = self.look(&preview, &tags).await?;

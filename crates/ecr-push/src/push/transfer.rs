@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::intake::{Blob, Intake, Work};
 use super::learn::{Learn, Wish};
+use super::limits;
 use super::mounts::Mounts;
 use super::plan::{self, Identity, TagState};
 use super::uploads::{Known, Uploads};
@@ -79,6 +80,9 @@ impl Push {
                 Err(error) => return Err(error),
             },
         };
+        if self.destination.ecr.is_some() {
+            limits::check_image(&image)?;
+        }
         blobs.extend(verdicts.reports());
         let made = Made { unpacked, verdicts: &verdicts };
         let (manifests, contents, identity) = self.assemble(image, &made, &uploads, &mut blobs, &preview).await?;
@@ -146,6 +150,7 @@ impl Push {
         let compression = self.request.compression.unwrap_or_default();
         let readers = self.request.threads.clamp(1, READERS);
         let policy = self.request.reuse.policy;
+        let is_ecr = self.destination.ecr.is_some();
         Ok(Intake {
             work: Work {
                 compressor: Compressor::new(compression, self.request.threads, readers)?,
@@ -162,7 +167,8 @@ impl Push {
             readers,
             gate: Box::new(move |image| {
                 let identity = plan::identity_of(image, policy);
-                let refused = plan::refuse_moves(&identity, &states, &repository);
+                let limits = if is_ecr { limits::check_image(image) } else { Ok(()) };
+                let refused = limits.and_then(|()| plan::refuse_moves(&identity, &states, &repository));
                 async move { refused }.boxed()
             }),
             destination: self.destination.clone(),

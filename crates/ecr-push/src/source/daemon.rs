@@ -151,6 +151,7 @@ impl Source for DockerDaemon {
             config_digest: self.image.config_digest,
             // With a selection another manifest than the engine's root may be pushed.
             root_digest: self.image.root_digest.filter(|_| self.selection.is_everything()),
+            manifests: Vec::new(),
             blobs: Vec::new(),
             layers: is_classic.then(|| diff_ids.iter().collect::<HashSet<_>>().len()),
             diff_ids,

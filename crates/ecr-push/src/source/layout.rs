@@ -53,6 +53,7 @@ pub(super) fn preview_of(selected: &Selected) -> Preview {
     Preview {
         config_digest: None,
         root_digest: selected.manifests.last().map(|root| root.digest),
+        manifests: selected.manifests.clone(),
         blobs: selected.blobs.iter().map(|blob| blob.digest).collect(),
         layers: Some(selected.blobs.iter().filter(|blob| !is_config(selected, &blob.digest)).count()),
         contents: selected.contents.clone(),

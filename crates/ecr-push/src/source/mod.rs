@@ -33,6 +33,8 @@ pub struct Preview {
     pub config_digest: Option<Digest>,
     /// The digest of the manifest or index that will be pushed byte for byte.
     pub root_digest: Option<Digest>,
+    /// The manifests that will be pushed byte for byte, where they are known already.
+    pub manifests: Vec<Manifest>,
     /// The blobs it consists of, where they are known by digest already.
     pub blobs: Vec<Digest>,
     /// Its layers, base first, where the manifest will be made by us and they are known already.
