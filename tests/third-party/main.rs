@@ -44,5 +44,6 @@ mod sharing;
 mod snippets;
 mod sources;
 mod store;
+mod supply;
 mod vsix;
 mod workflow;

@@ -186,6 +186,26 @@ fn nothing_prints_exits_or_reads_the_environment_where_it_must_not() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn no_crate_has_unsafe_code_and_each_exception_has_its_reason() {
+    for package in ["deflate", "ecr-push", "local-ecr"] {
+        let root = fs::read_to_string(crates().join(package).join("src/lib.rs")).unwrap();
+        assert!(root.contains("\n#![forbid(unsafe_code)]\n"), "{package}");
+    }
+    let main = fs::read_to_string(crates().join("local-ecr/src/main.rs")).unwrap();
+    assert!(main.contains("\n#![forbid(unsafe_code)]\n"), "the program local-ecr");
+    let main = fs::read_to_string(crates().join("ecr-push-cli/src/main.rs")).unwrap();
+    assert!(main.contains("\n#![deny(unsafe_code)]\n"), "the program ecr-push");
+    // Without a line of its own that allows it, a block does not compile there.
+    let mut files = Vec::new();
+    collect(&crates().join("ecr-push-cli/src"), &mut files);
+    let allowed = files.iter().filter(|file| fs::read_to_string(file).unwrap().contains("#[allow(unsafe_code)]"));
+    let allowed: Vec<&PathBuf> = allowed.collect();
+    assert_eq!(allowed.len(), 1, "{allowed:?}");
+    let text = fs::read_to_string(allowed[0]).unwrap();
+    assert_eq!(text.matches("unsafe {").count(), text.matches("// SAFETY: ").count(), "{allowed:?}");
+}
+
 /// One file, without comments and tests.
 struct Source {
     /// Below the crate, with `/`.

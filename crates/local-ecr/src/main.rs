@@ -1,5 +1,7 @@
 //! The command `local-ecr`.
 
+#![forbid(unsafe_code)]
+
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,0 +1,70 @@
+//! What the program is made of: by its own list, and by the rules for it.
+
+use crate::parts;
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::process::Command;
+
+fn dependencies(words: &[&str]) -> (bool, String) {
+    let mut command = Command::new("python3");
+    command.arg(parts::repository().join("dist/dependencies")).args(words).env("PATH", parts::path());
+    let output = command.output().expect("python3 starts");
+    let said = if output.status.success() { output.stdout } else { output.stderr };
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+/// The packages that Cargo says are linked into the program.
+fn tree() -> BTreeSet<String> {
+    let mut command = Command::new("cargo");
+    command.current_dir(parts::repository()).args(["tree", "--locked", "-p", "ecr-push-cli", "--prefix", "none"]);
+    command.args(["-e", "normal,no-proc-macro", "--target", "x86_64-unknown-linux-gnu", "--format", "{p}"]);
+    let output = command.output().expect("cargo starts");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let words = |line: &str| {
+        let mut words = line.split_whitespace();
+        Some(format!("{}@{}", words.next()?, words.next()?.trim_start_matches('v')))
+    };
+    String::from_utf8_lossy(&output.stdout).lines().filter_map(words).collect()
+}
+
+#[test]
+fn licences_bans_and_sources_are_as_they_should_be() {
+    if !parts::present(&["python3"]) {
+        return;
+    }
+    let (is_right, said) = dependencies(&["check"]);
+    assert!(is_right, "{said}");
+    if parts::find("cargo-deny").is_some() {
+        let mut command = Command::new("cargo-deny");
+        command.env("PATH", parts::path()).current_dir(parts::repository());
+        let output = command.args(["--workspace", "check", "bans", "licenses", "sources"]).output().expect("it starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
+#[test]
+fn the_bill_of_materials_names_what_is_linked_and_nothing_else() {
+    if !parts::present(&["python3"]) {
+        return;
+    }
+    let (is_right, text) = dependencies(&["sbom", "x86_64-unknown-linux-gnu"]);
+    assert!(is_right, "{text}");
+    let bill: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!((&bill["bomFormat"], &bill["specVersion"]), (&"CycloneDX".into(), &"1.5".into()));
+    let list = |name: &str| bill[name].as_array().cloned().unwrap_or_default();
+    let named = |entry: &Value| entry["bom-ref"].as_str().unwrap_or_default().to_owned();
+    let mut components: BTreeSet<String> = list("components").iter().map(named).collect();
+    components.insert(named(&bill["metadata"]["component"]));
+    assert_eq!(components, tree());
+    let lock = std::fs::read_to_string(parts::repository().join("Cargo.lock")).expect("Cargo.lock");
+    for component in list("components") {
+        let Some(hash) = component["hashes"][0]["content"].as_str() else {
+            assert!(component["purl"].is_null(), "only our own have no checksum: {component}");
+            continue;
+        };
+        assert!(lock.contains(hash) && component["licenses"][0]["expression"].is_string(), "{component}");
+    }
+    let refs: BTreeSet<String> =
+        list("dependencies").iter().map(|entry| entry["ref"].as_str().unwrap_or_default().to_owned()).collect();
+    assert_eq!(refs, components, "each has its dependencies");
+}
