@@ -239,6 +239,11 @@ pub struct Running {
 }
 
 impl Running {
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("the program runs")
+    }
+
     /// Sends a signal, such as `INT`.
     pub fn signal(&self, name: &str) {
         let pid = self.child.id().expect("the program runs").to_string();
