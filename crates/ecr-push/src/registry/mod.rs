@@ -306,3 +306,22 @@ fn retry_for(status: StatusCode) -> Retry {
         _ => Retry::Never,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::HttpSettings;
+    use crate::retry::Overlap;
+
+    #[tokio::test]
+    async fn a_name_that_was_resolved_before_is_waited_for() {
+        let http = Http::new(&HttpSettings::default()).unwrap();
+        let base: Url = "http://registry.invalid/".parse().unwrap();
+        let pace = Pace::new(&[], &Overlap::default());
+        let repository = Repository::new(http, base, "team/app", Auth::asked(None), pace, &Events::none());
+        let verdict = || async { repository.start_upload().await.unwrap_err().retry() };
+        assert_eq!(verdict().await, Retry::Brief, "most likely a wrong name");
+        repository.note_answer(CHECK_BLOB, StatusCode::OK);
+        assert_eq!(verdict().await, Retry::Backoff, "an outage");
+    }
+}
