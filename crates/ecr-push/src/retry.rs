@@ -12,6 +12,10 @@ use crate::events::{Event, Events};
 /// The longest wait between two tries.
 const MAX_WAIT: Duration = Duration::from_secs(20);
 
+/// A try that was cut off has cost what it sent by then. The next one waits as long as that took, up to this: what broke it may
+/// last, and would cost the same again.
+const MAX_COST: Duration = Duration::from_secs(5);
+
 /// How often something is tried again that will most likely fail again.
 const BRIEF: usize = 3;
 
@@ -99,6 +103,7 @@ impl RetryBudget {
     where
         F: Future<Output = Result<T>>,
     {
+        let mut started = Instant::now();
         let error = match operation().await {
             Ok(value) => return Ok(value),
             Err(error) => error,
@@ -128,6 +133,7 @@ impl RetryBudget {
             }
             // What the service asks for is the least: one that asks for no wait at all must not be asked a thousand times a second.
             let own = waits.next().unwrap_or(MAX_WAIT);
+            let own = if error.status().is_none() { own.max(started.elapsed().min(MAX_COST)) } else { own };
             let wait = error.retry_after().map_or(own, |asked| asked.max(own));
             let wait = wait.min(self.limit.saturating_sub(spent).max(Duration::from_millis(50)));
             self.note(what, &error, wait);
@@ -135,6 +141,7 @@ impl RetryBudget {
                 let _waiting = self.waits.hold();
                 tokio::time::sleep(wait).await;
             }
+            started = Instant::now();
             error = match operation().await {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
@@ -196,6 +203,23 @@ mod tests {
         assert!(result.is_err());
         assert!(budget.retries() <= 4, "{}", budget.retries());
         assert!(budget.waits().total() >= Duration::from_millis(500));
+    }
+
+    #[tokio::test]
+    async fn a_try_that_was_cut_off_late_is_not_repeated_at_once() {
+        let budget = RetryBudget::new(Duration::from_secs(60), Events::none());
+        let mut left = 2;
+        let result = budget
+            .run("test", || {
+                left -= 1;
+                let again = left > 0;
+                async move {
+                    tokio::time::sleep(Duration::from_millis(900)).await;
+                    if again { Err(passing(Retry::Backoff)) } else { Ok(()) }
+                }
+            })
+            .await;
+        assert!(result.is_ok() && budget.waits().total() >= Duration::from_millis(900), "{:?}", budget.waits().total());
     }
 
     #[test]
