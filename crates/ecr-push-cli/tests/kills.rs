@@ -116,6 +116,19 @@ fn random(seed: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// Everything that the manifest names is in the registry.
+fn check_whole(stand: &Stand, digest: &str, seed: u64) {
+    let repository = stand.server.repository(APP).unwrap();
+    let bytes = &repository.manifests[digest];
+    assert_eq!(Digest::of(bytes).to_string(), digest, "seed {seed}");
+    let manifest: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+    let layers = manifest["layers"].as_array().unwrap();
+    for blob in layers.iter().chain([&manifest["config"]]) {
+        let blob = blob["digest"].as_str().unwrap();
+        assert!(repository.blobs.contains(blob), "seed {seed}: {blob} is not there");
+    }
+}
+
 /// Kills one push, and runs it again.
 async fn kill(case: &Case, seed: u64) -> Outcome {
     let (stand, temp) = (slow().await, tempfile::tempdir().unwrap());
@@ -137,6 +150,7 @@ async fn kill(case: &Case, seed: u64) -> Outcome {
     let before = confirmed(&stand);
     if let Some(digest) = stand.tag("v1") {
         assert_eq!(digest, case.clean.digest, "seed {seed}: the tag of a killed push");
+        check_whole(&stand, &digest, seed);
     }
     assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0, "seed {seed}: temporary files are left");
 
@@ -155,8 +169,7 @@ async fn kill(case: &Case, seed: u64) -> Outcome {
             case.name
         );
     }
-    let manifest = stand.server.repository(APP).unwrap().manifests[&case.clean.digest].clone();
-    assert_eq!(Digest::of(&manifest).to_string(), case.clean.digest);
+    check_whole(&stand, &case.clean.digest, seed);
     assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0, "seed {seed}: temporary files are left");
     let sent: u64 = sent.values().sum();
     Outcome {

@@ -45,6 +45,14 @@ async fn watched(running: Running) -> (common::Run, u64) {
     (run, watch.await.unwrap())
 }
 
+/// Processes whose home is this folder: those that the program has started, and itself.
+fn of_home(home: &Path) -> usize {
+    let home = format!("HOME={}", home.display());
+    let processes = std::fs::read_dir("/proc").unwrap().filter_map(|entry| Some(entry.ok()?.path().join("environ")));
+    let environments = processes.filter_map(|environ| std::fs::read(environ).ok());
+    environments.filter(|text| text.split(|byte| *byte == 0).any(|variable| variable == home.as_bytes())).count()
+}
+
 fn files_below(folder: &Path) -> usize {
     let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
     entries.map(|entry| entry.unwrap().path()).map(|path| if path.is_dir() { files_below(&path) } else { 1 }).sum()
@@ -66,6 +74,7 @@ async fn many_runs_leave_nothing_behind_and_take_no_more_than_the_first() {
         run.succeeded();
         peaks.push(peak);
         assert_eq!(std::fs::read_dir(temp.path()).unwrap().count(), 0, "run {number}: temporary files are left");
+        assert_eq!(of_home(stand.folder.path()), 0, "run {number}: a process is left");
         remembered.push(files_below(&stand.folder.path().join(".cache")));
     }
     let most = |peaks: &[u64]| peaks.iter().copied().max().unwrap_or_default();
@@ -75,7 +84,7 @@ async fn many_runs_leave_nothing_behind_and_take_no_more_than_the_first() {
         "runs",
         &format!(
             "| {runs} runs on one host | first half | second half |\n|---|---:|---:|\n| most memory of a run | {:.1} MB | {:.1} MB |\n\
-             | files of the cache at the end | {} | {} |\n| files in the temporary folder | 0 | 0 |\n",
+             | files of the cache at the end | {} | {} |\n| files in the temporary folder, processes left | 0 | 0 |\n",
             early as f64 / 1e6,
             late as f64 / 1e6,
             cache.0,

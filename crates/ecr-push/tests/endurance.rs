@@ -69,6 +69,7 @@ async fn many_pushes_in_one_process_hold_no_more_than_a_few() {
     // Before anything is judged: the figures are needed most where the test fails.
     write(&text);
     assert!(samples.iter().all(|sample| sample.temp_files == 0), "temporary files are left");
+    // 8 MiB: what an allocator may differ by. Over the 250 pushes between the medians of the long run that is 33 kB a push.
     assert!(after < before + (8 << 20), "{text}");
     assert!(descriptors(late) <= descriptors(early) + 4, "{text}");
     assert!(threads(late) <= threads(early) + 4, "{text}");

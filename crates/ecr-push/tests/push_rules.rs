@@ -433,3 +433,43 @@ async fn an_image_with_more_layers_than_ecr_takes_is_refused_before_anything_is_
     let (report, log) = push_with_log(stand.request(&stand.layout("small", &[64; 500]))).await;
     report.unwrap_or_else(|error| panic!("{error:?} {log:?}"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_in_an_archive_with_too_many_layers_is_refused_too() {
+    // The recorded archive, with its config and list of layers made longer.
+    let stand = Stand::new().await;
+    let saved = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/engines/podman-4.3/save-two.tar");
+    let path = stand.folder.path().join("long.tar");
+    let mut long = tar::Builder::new(std::fs::File::create(&path).unwrap());
+    for entry in tar::Archive::new(std::fs::File::open(saved).unwrap()).entries().unwrap() {
+        let mut entry = entry.unwrap();
+        let mut name = entry.path().unwrap().into_owned();
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut entry, &mut bytes).unwrap();
+        let longer = |value: &mut serde_json::Value| {
+            let list = value.as_array_mut().unwrap();
+            let last = list.last().unwrap().clone();
+            list.resize(501, last);
+        };
+        if let Ok(mut value) = serde_json::from_slice::<serde_json::Value>(&bytes) {
+            if value["rootfs"].is_object() {
+                longer(&mut value["rootfs"]["diff_ids"]);
+                // Its own name is its digest.
+                name = "config.json".into();
+            } else if value[0]["Layers"].is_array() {
+                longer(&mut value[0]["Layers"]);
+                value[0]["Config"] = "config.json".into();
+            }
+            bytes = value.to_string().into_bytes();
+        }
+        let mut header = entry.header().clone();
+        header.set_size(bytes.len() as u64);
+        header.set_cksum();
+        long.append_data(&mut header, name, bytes.as_slice()).unwrap();
+    }
+    long.finish().unwrap();
+    let (result, log) = push_with_log(stand.request(&format!("docker-archive:{}", path.display()))).await;
+    let error = result.unwrap_err();
+    assert_eq!(error.message(), "the image has 501 layers, and Amazon ECR takes 500 at most", "{log:?}");
+    assert!(stand.asked("InitiateLayerUpload").is_empty() && stand.asked("PutImage").is_empty());
+}

@@ -60,7 +60,8 @@ fn check_count(layers: usize) -> Result<()> {
 }
 
 fn refused(text: String) -> Error {
-    Error::new(Side::Source, "check limits", text)
+    // Not the source's: another way to the same image would not help.
+    Error::new(Side::Destination, "check limits", text)
 }
 
 #[cfg(test)]
@@ -94,5 +95,8 @@ mod tests {
         assert!(verdict(stored(manifest(501, 1))).contains("501 layers"));
         assert_eq!(verdict(stored(manifest(1, 52_000 << 20))), "");
         assert!(verdict(stored(manifest(1, (52_000 << 20) + 1))).contains("54525952001 bytes"));
+        let mut long = manifest(1, 1);
+        long.bytes = vec![b' '; MANIFEST_BYTES + 1].into();
+        assert!(verdict(stored(long)).contains("4194305 bytes, and Amazon ECR takes 4194304"));
     }
 }
