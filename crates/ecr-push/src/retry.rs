@@ -16,6 +16,9 @@ const MAX_WAIT: Duration = Duration::from_secs(20);
 /// last, and would cost the same again.
 const MAX_COST: Duration = Duration::from_secs(5);
 
+/// A try that fails within this time is refused, one way or the other.
+const LASTED: Duration = Duration::from_secs(1);
+
 /// How often something is tried again that will most likely fail again.
 const BRIEF: usize = 3;
 
@@ -111,12 +114,8 @@ impl RetryBudget {
         let _trouble = self.trouble.hold();
         let mut error = error;
         let mut tries = 0;
-        let mut waits = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(250))
-            .with_max_delay(MAX_WAIT)
-            .with_jitter()
-            .without_max_times()
-            .build();
+        let mut waits = back_off();
+        let mut waited = Duration::ZERO;
         loop {
             tries += 1;
             match error.retry() {
@@ -132,10 +131,16 @@ impl RetryBudget {
                 )));
             }
             // What the service asks for is the least: one that asks for no wait at all must not be asked a thousand times a second.
-            let own = waits.next().unwrap_or(MAX_WAIT);
+            // A try that lasted longer than the wait before it was no refusal: the way is open at times, and waiting longer and longer
+            // would not open it.
+            if started.elapsed() > waited.max(LASTED) {
+                waits = back_off();
+            }
+            let own = waits.next().unwrap_or(MAX_WAIT).min(MAX_WAIT);
             let own = if error.status().is_none() { own.max(started.elapsed().min(MAX_COST)) } else { own };
             let wait = error.retry_after().map_or(own, |asked| asked.max(own));
             let wait = wait.min(self.limit.saturating_sub(spent).max(Duration::from_millis(50)));
+            waited = wait;
             self.note(what, &error, wait);
             {
                 let _waiting = self.waits.hold();
@@ -153,6 +158,15 @@ impl RetryBudget {
         self.retries.fetch_add(1, Ordering::Relaxed);
         self.events.emit(Event::Retrying { what: what.to_owned(), why: error.message().to_owned(), wait });
     }
+}
+
+fn back_off() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(250))
+        .with_max_delay(MAX_WAIT)
+        .with_jitter()
+        .without_max_times()
+        .build()
 }
 
 #[cfg(test)]
