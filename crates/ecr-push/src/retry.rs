@@ -131,13 +131,14 @@ impl RetryBudget {
                 )));
             }
             // What the service asks for is the least: one that asks for no wait at all must not be asked a thousand times a second.
-            // A try that lasted longer than the wait before it was no refusal: the way is open at times, and waiting longer and longer
-            // would not open it.
-            if started.elapsed() > waited.max(LASTED) {
+            // A connection that broke later than after the wait before it was no refusal: the way is open at times, and waiting longer and
+            // longer would not open it.
+            let is_broken = error.status().is_none();
+            if is_broken && started.elapsed() > waited.max(LASTED) {
                 waits = back_off();
             }
             let own = waits.next().unwrap_or(MAX_WAIT).min(MAX_WAIT);
-            let own = if error.status().is_none() { own.max(started.elapsed().min(MAX_COST)) } else { own };
+            let own = if is_broken { own.max(started.elapsed().min(MAX_COST)) } else { own };
             let wait = error.retry_after().map_or(own, |asked| asked.max(own));
             let wait = wait.min(self.limit.saturating_sub(spent).max(Duration::from_millis(50)));
             waited = wait;
