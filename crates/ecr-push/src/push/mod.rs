@@ -4,6 +4,7 @@
 //! need be read at all. Then one thread reads and compresses, tasks send, and the manifests and tags come last.
 
 mod destination;
+mod explain;
 mod intake;
 mod learn;
 mod limits;
@@ -13,148 +14,40 @@ mod mounts;
 mod open;
 mod plan;
 mod publish;
+mod request;
 mod spool;
 mod transfer;
 mod uploads;
 mod verdicts;
 mod verify;
 
-use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 pub use destination::DestinationSpec;
 pub use local::LocalImage;
+pub use request::{PushReport, PushRequest, ReuseSettings};
 pub use uploads::BlobReport;
 pub use verify::{Verified, verify};
 
-use crate::aws::AwsSettings;
 use crate::compress::{Codec, Compression};
 #[cfg(feature = "containerd")]
-use crate::containerd::{Containerd, ContainerdSettings};
-use crate::engine::{Engine, EngineSettings};
+use crate::containerd::Containerd;
+use crate::engine::Engine;
 use crate::error::{Error, Result, Retry, Side};
 use crate::events::{BlobAction, Event, Events};
-use crate::http::{Http, HttpSettings};
-use crate::image::{Descriptor, Digest, Entry, Kind, Manifest, RepositoryName, Tag};
+use crate::http::Http;
+use crate::image::{Descriptor, Digest, Entry, Kind, Manifest, Tag};
 use crate::known::{Origin, Remembered, Reuse, codec_of};
-use crate::registry::DockerConfig;
 use crate::retry::RetryBudget;
 #[cfg(feature = "containerd")]
 use crate::source::ContainerdSource;
-use crate::source::{Contents, DockerDaemon, Preview, Selection, Source, SourceSpec, open_file};
+use crate::source::{Contents, DockerDaemon, Preview, Source, SourceSpec, open_file};
 use destination::Destination;
 use memory::Memory;
 use plan::{Identity, TagState};
 
 /// How often layers are sent again that the registry confirmed and then turned out to lack. The second time its word is not taken any more.
 const RESENDS: usize = 2;
-
-/// Everything one push needs to know. Filled by the command line.
-#[derive(Clone, Debug)]
-pub struct PushRequest {
-    /// Where the image is.
-    pub source: SourceSpec,
-    /// Which part of an index is wanted.
-    pub selection: Selection,
-    /// Where it goes.
-    pub destination: DestinationSpec,
-    /// The tags; the first one is "the" reference. None means `latest`.
-    pub tags: Vec<Tag>,
-    /// Create the repository if it is missing.
-    pub create_repository: bool,
-    /// Large uploads at a time.
-    pub jobs: usize,
-    /// Threads that compress.
-    pub threads: usize,
-    /// How layers are compressed that must be. None means the default, and that a blob of another codec may take its place.
-    pub compression: Option<Compression>,
-    /// What is taken for known.
-    pub reuse: ReuseSettings,
-    /// Where compressed layers wait to be sent.
-    pub temp_dir: PathBuf,
-    /// How long the push may go on trying.
-    pub retry_budget: Duration,
-    /// Say what would be done, send nothing.
-    pub dry_run: bool,
-    /// Ask STS who the credentials belong to.
-    pub show_identity: bool,
-    /// The container engine.
-    pub engine: EngineSettings,
-    /// Read an engine's layers from its own store, where that is on this host and can be read.
-    pub use_engine_store: bool,
-    /// The containerd.
-    #[cfg(feature = "containerd")]
-    pub containerd: ContainerdSettings,
-    /// CA files, proxy, `--connect-to`.
-    pub http: HttpSettings,
-    /// Credentials, region, endpoints.
-    pub aws: AwsSettings,
-    /// Where docker keeps its logins.
-    pub docker_config: DockerConfig,
-}
-
-/// Which blobs may take the place of layers, and where they are looked for.
-#[derive(Clone, Debug, Default)]
-pub struct ReuseSettings {
-    /// Whose word is taken.
-    pub policy: Reuse,
-    /// Tags of the repository whose images are looked at besides the target's own and `latest`.
-    pub from: Vec<Tag>,
-    /// Repositories of the same registry that blobs are mounted from.
-    pub mount_from: Vec<RepositoryName>,
-    /// Where this host remembers what it pushed. None: it does not.
-    pub cache_dir: Option<PathBuf>,
-}
-
-/// What came of a push.
-#[derive(Clone, Debug)]
-pub struct PushReport {
-    /// `HOST/NAME`.
-    pub repository: String,
-    /// The digest of the manifest or index that the tags point at.
-    pub digest: Digest,
-    /// The tags, in the order given; the first one is "the" reference.
-    pub tags: Vec<Tag>,
-    /// The account that owns the repository (ECR).
-    pub registry_id: Option<String>,
-    /// Its region (ECR).
-    pub region: Option<String>,
-    /// What was pushed.
-    pub contents: Contents,
-    /// True if the registry had the image already, so that nothing was read.
-    pub existed: bool,
-    /// True if nothing was sent on purpose.
-    pub dry_run: bool,
-    /// What was done for each blob.
-    pub blobs: Vec<BlobReport>,
-    /// How long it took.
-    pub elapsed: Duration,
-    /// How often something was tried again.
-    pub retries: u64,
-    /// The time in which something waited: for another try, or for its turn at a service that takes only so many requests a second.
-    pub waited: Duration,
-    /// The most bytes in temporary files at one time.
-    pub peak_temp_bytes: u64,
-    /// The image in the engine it came from. None for other sources, and in a dry run.
-    pub local: Option<LocalImage>,
-}
-
-impl PushReport {
-    /// `HOST/NAME@DIGEST`.
-    pub fn uri(&self) -> String {
-        format!("{}@{}", self.repository, self.digest)
-    }
-
-    /// One `HOST/NAME:TAG` a tag, in the order given.
-    pub fn references(&self) -> impl Iterator<Item = String> {
-        self.tags.iter().map(|tag| format!("{}:{tag}", self.repository))
-    }
-
-    /// Bytes of the blobs for which `action` was taken.
-    pub fn bytes(&self, action: BlobAction) -> u64 {
-        self.blobs.iter().filter(|blob| blob.action == action).map(|blob| blob.size).sum()
-    }
-}
 
 /// Pushes one image. Must be called within a multi-threaded tokio runtime.
 ///
@@ -228,7 +121,7 @@ struct Push {
 impl Push {
     async fn run(&mut self, source: Box<dyn Source>) -> Result<PushReport> {
         if self.request.show_identity
-            && let Some(identity) = destination::identity(&self.destination).await
+            && let Some(identity) = explain::identity(&self.destination).await
         {
             self.events.notice(format!("the credentials are those of {}", identity.arn));
         }
@@ -516,7 +409,7 @@ impl Push {
     }
 
     async fn with_identity(&self, error: Error) -> Error {
-        match destination::identity(&self.destination).await {
+        match explain::identity(&self.destination).await {
             Some(identity) => error.with_hint(format!("the credentials are those of {}", identity.arn)),
             None => error,
         }
