@@ -11,6 +11,7 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Body as _, Frame, Incoming};
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, StatusCode};
 use serde_json::Value;
 use tokio::sync::watch;
@@ -26,7 +27,11 @@ pub(crate) struct Request {
     /// As sent, before any decoding.
     pub path: String,
     pub query: String,
+    /// `HOST[:PORT]` as a request to a proxy names it.
+    pub authority: Option<String>,
     pub headers: HeaderMap,
+    /// What becomes of the connection after a CONNECT.
+    pub upgrade: Option<OnUpgrade>,
     pub body: RequestBody,
     pub entry: Arc<Entry>,
 }
@@ -65,6 +70,11 @@ impl RequestBody {
     pub fn new(incoming: Incoming, entry: Arc<Entry>, shutdown: watch::Receiver<bool>) -> Self {
         let (waiting, wait) = (Bytes::new(), Duration::ZERO);
         Self { incoming, entry, stop: None, left: u64::MAX, pace: None, waiting, wait, shutdown }
+    }
+
+    /// When the server ends.
+    pub fn shutdown(&self) -> watch::Receiver<bool> {
+        self.shutdown.clone()
     }
 
     pub fn stop_after(&mut self, bytes: u64, stop: Stop) {

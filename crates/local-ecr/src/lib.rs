@@ -31,6 +31,7 @@ mod http;
 mod imds;
 mod manifest;
 mod policy;
+mod proxy;
 mod recorder;
 mod registry;
 mod rules;
@@ -56,6 +57,7 @@ use tokio::task::JoinHandle;
 pub use config::{Config, Imds, ImdsMode, Key, Limits, MissingRepository, Rate, Storage, Sts, Tls};
 pub use faults::{Answer, ConnectionAction, ConnectionFault, Fault, FaultAction};
 pub use policy::Policy;
+pub use proxy::{FaultProxy, ProxyConfig};
 pub use recorder::RecordedRequest;
 pub use rules::Mutability;
 

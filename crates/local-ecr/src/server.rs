@@ -2,10 +2,10 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use hyper::Method;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, DATE};
 use hyper::server::conn::http1;
@@ -18,31 +18,50 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::engine::Engine;
-use crate::faults::ConnectionAction;
+use crate::faults::{ConnectionAction, Script};
 use crate::http::{Request, RequestBody, Response, ResponseExt, answer};
 use crate::imds::Metadata;
+use crate::proxy::{Proxy, Way};
+use crate::recorder::Recorder;
 use crate::registry::Target;
-use crate::socket::Socket;
+use crate::socket::{Ending, Socket};
 use crate::suffer::suffer;
 use crate::util::{lock, shifted};
 use crate::{api, registry, s3, sts};
 
-/// How long a connection stays after an early answer. Closing at once, with bytes unread, would reset it, and the
-/// reset could overtake the answer.
-const LINGER: Duration = Duration::from_millis(250);
-
-/// What one port serves.
+/// What one port, or one connection, serves.
 #[derive(Clone)]
 pub(crate) enum Service {
     Ecr(Arc<Engine>),
     Metadata(Arc<Metadata>),
+    Proxy(Arc<Proxy>, Way),
 }
 
-/// How a connection ends, if a request decides it.
-#[derive(Clone, Default)]
-pub(crate) struct Ending {
-    pub reset: Arc<AtomicBool>,
-    pub linger: Arc<AtomicBool>,
+impl Service {
+    pub fn script(&self) -> &Mutex<Script> {
+        match self {
+            Self::Ecr(engine) => &engine.script,
+            Self::Metadata(metadata) => &metadata.engine().script,
+            Self::Proxy(proxy, _) => &proxy.script,
+        }
+    }
+
+    fn recorder(&self) -> &Recorder {
+        match self {
+            Self::Ecr(engine) => &engine.recorder,
+            Self::Metadata(metadata) => &metadata.engine().recorder,
+            Self::Proxy(proxy, _) => &proxy.recorder,
+        }
+    }
+
+    /// What state faults change, if this is what keeps it.
+    pub fn engine(&self) -> Option<&Engine> {
+        match self {
+            Self::Ecr(engine) => Some(engine),
+            Self::Metadata(metadata) => Some(metadata.engine()),
+            Self::Proxy(..) => None,
+        }
+    }
 }
 
 /// Accepts connections until the task is dropped; its connections end with it.
@@ -70,15 +89,19 @@ pub(crate) async fn listen(
 
 async fn connection(tcp: TcpStream, tls: Option<TlsAcceptor>, service: Service, shutdown: watch::Receiver<bool>) {
     let ending = Ending::default();
-    let fault = match &service {
-        Service::Ecr(engine) => lock(&engine.script).meet_connection(),
+    let hit = match &service {
         Service::Metadata(_) => None,
+        service => lock(service.script()).meet_connection(),
     };
-    if fault == Some(ConnectionAction::Garbage) {
-        garbage(tcp).await;
+    if hit.as_ref().is_some_and(|hit| hit.action == ConnectionAction::Garbage) {
+        garbage(Socket::new(tcp, ending, hit)).await;
         return;
     }
-    let socket = Socket::new(tcp, Arc::clone(&ending.reset), fault);
+    let socket = Socket::new(tcp, ending.clone(), hit);
+    if let Service::Proxy(proxy, Way::Upstream) = &service {
+        proxy.carry(socket, None, ending, shutdown).await;
+        return;
+    }
     match tls {
         None => converse(socket, ending, service, shutdown).await,
         Some(acceptor) => match acceptor.accept(socket).await {
@@ -89,16 +112,17 @@ async fn connection(tcp: TcpStream, tls: Option<TlsAcceptor>, service: Service, 
 }
 
 /// Answers with what is neither TLS nor HTTP.
-async fn garbage(mut tcp: TcpStream) {
+async fn garbage(mut socket: Socket) {
     let mut first = [0; 4096];
-    if tcp.read(&mut first).await.is_ok_and(|read| read > 0) {
-        let _ = tcp.write_all(&[0xfe; 64]).await;
-        let _ = tcp.shutdown().await;
-        tokio::time::sleep(LINGER).await;
+    if socket.read(&mut first).await.is_ok_and(|read| read > 0) {
+        socket.linger();
+        let _ = socket.write_all(&[0xfe; 64]).await;
+        let _ = socket.shutdown().await;
     }
 }
 
-async fn converse<S>(stream: S, ending: Ending, service: Service, shutdown: watch::Receiver<bool>)
+/// Serves the requests of one connection.
+pub(crate) async fn converse<S>(stream: S, ending: Ending, service: Service, shutdown: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -108,49 +132,54 @@ where
         let task = tokio::spawn(handle(service.clone(), request, ending.clone(), shutdown.clone()));
         async move { task.await.map_err(io::Error::other)? }
     });
-    let mut connection =
-        std::pin::pin!(http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), serve));
-    if let Err(error) = connection.as_mut().await {
+    // A client that thinks for long is no fault of its connection.
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .serve_connection(TokioIo::new(stream), serve)
+        .with_upgrades();
+    if let Err(error) = connection.await {
         tracing::debug!("a connection ended: {error}");
-    }
-    if ending.linger.load(Ordering::Acquire) {
-        tokio::time::sleep(LINGER).await;
     }
 }
 
 async fn handle(
     service: Service,
-    request: hyper::Request<Incoming>,
+    mut request: hyper::Request<Incoming>,
     ending: Ending,
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<Response> {
-    let engine = match &service {
-        Service::Ecr(engine) => Arc::clone(engine),
-        Service::Metadata(metadata) => Arc::clone(metadata.engine()),
-    };
+    let upgrade = (request.method() == Method::CONNECT).then(|| hyper::upgrade::on(&mut request));
     let (head, incoming) = request.into_parts();
-    let path_and_query = head.uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
+    // CONNECT has an authority only.
+    let path_and_query = match (head.uri.path_and_query(), head.uri.authority()) {
+        (Some(path), _) => path.to_string(),
+        (None, Some(authority)) => authority.to_string(),
+        (None, None) => "/".to_owned(),
+    };
     let operation = match &service {
         Service::Metadata(_) => String::new(),
-        Service::Ecr(_) => operation(&head, &path_and_query),
+        _ => operation(&head, &path_and_query),
     };
     let method = head.method.as_str();
-    let entry = engine.recorder.begin(method, &path_and_query, &operation);
+    let entry = service.recorder().begin(method, &path_and_query, &operation);
     let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let fault = lock(&engine.script).meet(method, &path_and_query, &operation, length);
+    let fault = lock(service.script()).meet(method, &path_and_query, &operation, length);
     let request = Request {
         method: head.method.clone(),
         path: head.uri.path().to_owned(),
         query: head.uri.query().unwrap_or_default().to_owned(),
+        authority: head.uri.authority().map(ToString::to_string),
         headers: head.headers,
+        upgrade,
         body: RequestBody::new(incoming, Arc::clone(&entry), shutdown),
         entry: Arc::clone(&entry),
     };
     let is_head = request.method == "HEAD";
-    let serve = |request| serve(&service, &engine, request);
+    let serve = |request| serve(&service, &ending, request);
     let mut response = match fault {
         None => serve(request).await?,
-        Some(fault) => suffer(fault, &engine, request, &ending, serve).await?,
+        Some(fault) => suffer(fault, &service, request, &ending, serve).await?,
     };
     if is_head && !response.status().is_success() {
         *response.body_mut() = crate::http::full("");
@@ -173,7 +202,13 @@ fn operation(head: &hyper::http::request::Parts, path_and_query: &str) -> String
     }
 }
 
-async fn serve(service: &Service, engine: &Engine, request: Request) -> io::Result<Response> {
+async fn serve(service: &Service, ending: &Ending, request: Request) -> io::Result<Response> {
+    let engine = match service {
+        Service::Ecr(engine) => engine,
+        Service::Metadata(metadata) => metadata.engine(),
+        // Its answers are another server's.
+        Service::Proxy(proxy, way) => return proxy.serve(way, ending, request).await,
+    };
     let response = route(service, engine, request).await?;
     if engine.config.clock_ahead == 0 {
         return Ok(response);

@@ -12,41 +12,53 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use crate::faults::ConnectionAction;
+use crate::faults::{ConnectionAction, ConnectionHit};
 
-/// A TCP stream that ends with RST instead of FIN once its flag is set, and that a fault may break after so many bytes.
+/// How long a connection that is closed with bytes unread goes on reading them. Closing at once would reset it, and the
+/// reset could overtake the answer.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// How a connection ends, if a request decides it.
+#[derive(Clone, Default)]
+pub(crate) struct Ending {
+    /// With RST instead of FIN.
+    pub reset: Arc<AtomicBool>,
+    /// After the client had time to read an answer that it did not wait for.
+    pub linger: Arc<AtomicBool>,
+}
+
+/// A TCP stream that ends as its [`Ending`] says, and that a fault may break after so many bytes.
 pub(crate) struct Socket {
     tcp: TcpStream,
-    reset: Arc<AtomicBool>,
+    ending: Ending,
     limit: Option<Limit>,
+    lingering: Option<Pin<Box<Sleep>>>,
 }
 
 struct Limit {
     /// Bytes that may still be read.
     left: u64,
-    end: End,
-}
-
-enum End {
-    Asleep(Pin<Box<Sleep>>),
-    Close,
-    Pause(Duration),
-    Reset,
-    Stall,
+    hit: ConnectionHit,
+    /// Until a stall heals.
+    asleep: Option<Pin<Box<Sleep>>>,
 }
 
 impl Socket {
-    pub fn new(tcp: TcpStream, reset: Arc<AtomicBool>, fault: Option<ConnectionAction>) -> Self {
+    pub fn new(tcp: TcpStream, ending: Ending, hit: Option<ConnectionHit>) -> Self {
         // Small answers must not wait for the acknowledgement of earlier ones.
         let _ = tcp.set_nodelay(true);
-        let limit = match fault {
-            None | Some(ConnectionAction::Garbage) => None,
-            Some(ConnectionAction::Close { after }) => Some(Limit { left: after, end: End::Close }),
-            Some(ConnectionAction::Pause { after, time }) => Some(Limit { left: after, end: End::Pause(time) }),
-            Some(ConnectionAction::Reset { after }) => Some(Limit { left: after, end: End::Reset }),
-            Some(ConnectionAction::Stall { after }) => Some(Limit { left: after, end: End::Stall }),
-        };
-        Self { tcp, reset, limit }
+        let limit = hit.and_then(|hit| match hit.action {
+            ConnectionAction::Close { after }
+            | ConnectionAction::Reset { after }
+            | ConnectionAction::Stall { after } => Some(Limit { left: after, hit, asleep: None }),
+            ConnectionAction::Garbage | ConnectionAction::ResetAtRandom { .. } => None,
+        });
+        Self { tcp, ending, limit, lingering: None }
+    }
+
+    /// Lets the client read the last answer before the connection ends.
+    pub fn linger(&self) {
+        self.ending.linger.store(true, Ordering::Release);
     }
 
     /// Ready as long as bytes may pass.
@@ -54,29 +66,47 @@ impl Socket {
         let Some(limit) = self.limit.as_mut().filter(|limit| limit.left == 0) else {
             return Poll::Ready(Ok(()));
         };
-        if let End::Pause(time) = limit.end {
-            limit.end = End::Asleep(Box::pin(tokio::time::sleep(time)));
-        }
-        match &mut limit.end {
-            End::Asleep(sleep) => {
-                ready!(sleep.as_mut().poll(cx));
+        let asleep = match (&mut limit.asleep, limit.hit.window.act()) {
+            (Some(asleep), _) => asleep,
+            // It ended before this connection came so far.
+            (None, None) => {
                 self.limit = None;
-                Poll::Ready(Ok(()))
+                return Poll::Ready(Ok(()));
             }
-            End::Close => Poll::Ready(Err(io::Error::other("closed by a fault"))),
-            End::Reset => {
-                self.reset.store(true, Ordering::Release);
-                Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()))
+            (None, Some(left)) => match limit.hit.action {
+                ConnectionAction::Reset { .. } => {
+                    self.ending.reset.store(true, Ordering::Release);
+                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+                }
+                ConnectionAction::Stall { .. } => limit.asleep.insert(Box::pin(tokio::time::sleep(left))),
+                _ => return Poll::Ready(Err(io::Error::other("closed by a fault"))),
+            },
+        };
+        ready!(asleep.as_mut().poll(cx));
+        self.limit = None;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Reads what still comes, until the client ends the connection or its time is up.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let asleep = self.lingering.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+        let mut bytes = [0; 16 << 10];
+        loop {
+            if asleep.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Ok(()));
             }
-            // Nobody wakes it: it ends with the server.
-            End::Pause(_) | End::Stall => Poll::Pending,
+            let mut unread = ReadBuf::new(&mut bytes);
+            match ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut unread)) {
+                Ok(()) if !unread.filled().is_empty() => {}
+                _ => return Poll::Ready(Ok(())),
+            }
         }
     }
 }
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.reset.load(Ordering::Acquire) {
+        if self.ending.reset.load(Ordering::Acquire) {
             let _ = self.tcp.set_zero_linger();
         }
     }
@@ -111,10 +141,16 @@ impl AsyncWrite for Socket {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         // FIN first would tell the client of an orderly end.
-        if self.reset.load(Ordering::Acquire) {
+        if self.ending.reset.load(Ordering::Acquire) {
             return Poll::Ready(Ok(()));
         }
-        Pin::new(&mut self.tcp).poll_shutdown(cx)
+        if self.lingering.is_none() {
+            ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;
+        }
+        match self.ending.linger.load(Ordering::Acquire) {
+            true => self.poll_linger(cx),
+            false => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_write_vectored(

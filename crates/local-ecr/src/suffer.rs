@@ -12,14 +12,15 @@ use crate::engine::Engine;
 use crate::faults::{Answer, ConnectionFault, FaultAction, Hit};
 use crate::http::{self, Request, Response, ResponseExt, Stop, answer};
 use crate::registry::Target;
-use crate::server::Ending;
+use crate::server::Service;
+use crate::socket::Ending;
 use crate::sts;
 use crate::util::lock;
 
-/// Does what a fault says. `serve` is the ordinary way.
+/// Does what a fault says. `serve` is the ordinary way of the service.
 pub(crate) async fn suffer<F, Fut>(
     hit: Hit,
-    engine: &Engine,
+    service: &Service,
     mut request: Request,
     ending: &Ending,
     serve: F,
@@ -60,7 +61,7 @@ where
             Ok(response)
         }
         FaultAction::FailConnections { count, action } => {
-            lock(&engine.script).add_to_connections(ConnectionFault::new(action).times(count));
+            lock(service.script()).add_to_connections(ConnectionFault::new(action).times(count));
             Err(io::Error::other("closed by a fault"))
         }
         FaultAction::Headers(headers) => Ok(http::replace_headers(serve(request).await?, &headers)),
@@ -84,7 +85,7 @@ where
         | FaultAction::ExpireTokens
         | FaultAction::ForgetBlobs(_)
         | FaultAction::RotateKeys(_) => {
-            change(engine, &fault, &request.path);
+            service.engine().inspect(|engine| change(engine, &fault, &request.path));
             serve(request).await
         }
     }

@@ -4,10 +4,11 @@ use std::io;
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::aws_lc_rs;
-use tokio_rustls::rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::config::Config;
 
@@ -60,32 +61,66 @@ fn dns_suffix(region: &str) -> &'static str {
     known.map_or("amazonaws.com", |(_, suffix)| suffix)
 }
 
-pub(crate) fn identity(config: &Config) -> io::Result<Identity> {
-    let make = || -> Result<_, rcgen::Error> {
-        let mut authority = CertificateParams::new(Vec::<String>::new())?;
-        authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        authority.distinguished_name.push(DnType::CommonName, "local-ecr authority");
-        let authority_key = KeyPair::generate()?;
-        let authority_certificate = authority.self_signed(&authority_key)?;
-        let issuer = Issuer::new(authority, authority_key);
+/// A certificate authority of its own.
+pub(crate) struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// What clients must trust.
+    pub pem: String,
+}
 
-        let mut server = CertificateParams::new(host_names(config))?;
-        server.distinguished_name.push(DnType::CommonName, "local-ecr");
-        server.use_authority_key_identifier_extension = true;
-        let server_key = KeyPair::generate()?;
-        let certificate = server.signed_by(&server_key, &issuer)?;
-        Ok((authority_certificate.pem(), certificate, server_key))
-    };
-    let (ca_pem, certificate, key) = make().map_err(io::Error::other)?;
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    // The provider is named, not taken from the process: another crate may have set another one.
-    let mut server = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+impl Authority {
+    pub fn new() -> io::Result<Self> {
+        let make = || -> Result<_, rcgen::Error> {
+            let mut authority = CertificateParams::new(Vec::<String>::new())?;
+            authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+            authority.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            authority.distinguished_name.push(DnType::CommonName, "local-ecr authority");
+            let key = KeyPair::generate()?;
+            let pem = authority.self_signed(&key)?.pem();
+            Ok(Self { issuer: Issuer::new(authority, key), pem })
+        };
+        make().map_err(io::Error::other)
+    }
+
+    /// The server side of TLS under these names.
+    pub fn acceptor(&self, names: Vec<String>) -> io::Result<TlsAcceptor> {
+        let make = || -> Result<_, rcgen::Error> {
+            let mut server = CertificateParams::new(names)?;
+            server.distinguished_name.push(DnType::CommonName, "local-ecr");
+            server.use_authority_key_identifier_extension = true;
+            let key = KeyPair::generate()?;
+            Ok((server.signed_by(&key, &self.issuer)?, key))
+        };
+        let (certificate, key) = make().map_err(io::Error::other)?;
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        // The provider is named, not taken from the process: another crate may have set another one.
+        let mut server = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.der().clone()], key)
+            .map_err(io::Error::other)?;
+        server.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(TlsAcceptor::from(Arc::new(server)))
+    }
+}
+
+pub(crate) fn identity(config: &Config) -> io::Result<Identity> {
+    let authority = Authority::new()?;
+    Ok(Identity { acceptor: authority.acceptor(host_names(config))?, ca_pem: authority.pem })
+}
+
+/// The client side of TLS, trusting the authorities of this PEM and no other.
+pub(crate) fn connector(ca_pem: &str) -> io::Result<TlsConnector> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca_pem.as_bytes()) {
+        roots.add(certificate.map_err(io::Error::other)?).map_err(io::Error::other)?;
+    }
+    let mut client = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], key)
-        .map_err(io::Error::other)?;
-    server.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Identity { acceptor: TlsAcceptor::from(Arc::new(server)), ca_pem })
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    client.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(client)))
 }

@@ -357,13 +357,53 @@ async fn a_connection_can_break_after_so_many_bytes() {
 
     ecr.add_connection_fault(ConnectionFault::new(ConnectionAction::Stall { after: 10 }).times(1));
     assert!(tokio::time::timeout(time, patch()).await.is_err());
+    ecr.clear_faults();
 
     let url = ecr.session().await;
-    ecr.add_connection_fault(ConnectionFault::new(ConnectionAction::Pause { after: MIB as u64, time }).times(1));
+    let stall = ConnectionFault::new(ConnectionAction::Stall { after: MIB as u64 });
+    ecr.add_connection_fault(stall.lasting(time));
     let started = Instant::now();
-    let request = client().patch(&url).header("authorization", format!("Basic {}", ecr.token));
-    assert_eq!(request.body(vec![0; 4 * MIB]).send().await.unwrap().status(), 201);
+    let request = || client().patch(&url).header("authorization", format!("Basic {}", ecr.token));
+    assert_eq!(request().body(vec![0; 4 * MIB]).send().await.unwrap().status(), 201);
     assert!(started.elapsed() >= time);
+    // Healed for all connections, those that have just begun too.
+    let started = Instant::now();
+    let next = request().header("content-range", format!("{}-{}", 4 * MIB, 8 * MIB - 1));
+    assert_eq!(next.body(vec![0; 4 * MIB]).send().await.unwrap().status(), 201);
+    assert!(started.elapsed() < Duration::from_secs(20));
+}
+
+#[tokio::test]
+async fn resets_can_be_drawn_at_random_and_be_the_same_again() {
+    let mut runs = Vec::new();
+    for seed in [1, 1, 2] {
+        let ecr = ecr().await;
+        ecr.add_connection_fault(ConnectionFault::new(ConnectionAction::ResetAtRandom { mean: 100_000, seed }));
+        let mut fates = Vec::new();
+        for _ in 0..12 {
+            let request = client().put(format!("{}/v2/team/app/manifests/x", ecr.endpoint_url()));
+            fates.push(request.body(vec![0; 100_000]).send().await.is_ok());
+        }
+        runs.push(fates);
+    }
+    assert_eq!(runs[0], runs[1]);
+    assert!(runs.concat().contains(&true) && runs.concat().contains(&false), "{runs:?}");
+}
+
+#[tokio::test]
+async fn a_fault_can_begin_later_and_last_for_a_while() {
+    let ecr = ecr().await;
+    let (later, lasting) = (Duration::from_millis(300), Duration::from_millis(600));
+    let fault = Fault::new(FaultAction::Answer(Answer::status(503))).method("GET|HEAD");
+    ecr.add_fault(fault.later(later).lasting(lasting));
+    let mut statuses = Vec::new();
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_millis(1500) {
+        statuses.push(ecr.v2("GET", "").send().await.unwrap().status().as_u16());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    statuses.dedup();
+    assert_eq!(statuses, [200, 503, 200]);
 }
 
 #[tokio::test]

@@ -1,9 +1,15 @@
 //! Scripted faults: which request they meet, and what happens to it.
 
+mod connection;
+mod script;
+
 use std::time::Duration;
 
 use crate::config::Key;
 use crate::util::wildcard;
+pub use connection::{ConnectionAction, ConnectionFault};
+pub(crate) use connection::{ConnectionHit, Window};
+pub(crate) use script::Script;
 
 /// A rule that makes matching requests fail. Conditions left out match everything.
 ///
@@ -14,7 +20,7 @@ use crate::util::wildcard;
 /// ```
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// The HTTP method.
+    /// The HTTP method, or several with `|` between them.
     pub method: Option<String>,
     /// A piece of the path and query; with `*` in it, a pattern for the whole.
     pub path: Option<String>,
@@ -28,6 +34,10 @@ pub struct Fault {
     pub skip: usize,
     /// How many matching requests it hits.
     pub times: usize,
+    /// How long after the first matching request it begins; until then requests pass without being counted.
+    pub later: Duration,
+    /// How long after the first request it hit it ends.
+    pub lasting: Duration,
     /// What happens to them.
     pub action: FaultAction,
 }
@@ -43,11 +53,13 @@ impl Fault {
             part: None,
             skip: 0,
             times: usize::MAX,
+            later: Duration::ZERO,
+            lasting: Duration::MAX,
             action,
         }
     }
 
-    /// Hits only this HTTP method.
+    /// Hits only this HTTP method, or these: `PATCH|PUT`.
     #[must_use]
     pub fn method(mut self, method: &str) -> Self {
         self.method = Some(method.to_owned());
@@ -98,12 +110,27 @@ impl Fault {
         self
     }
 
+    /// Begins so long after the first matching request.
+    #[must_use]
+    pub fn later(mut self, time: Duration) -> Self {
+        self.later = time;
+        self
+    }
+
+    /// Ends so long after the first request it hit.
+    #[must_use]
+    pub fn lasting(mut self, time: Duration) -> Self {
+        self.lasting = time;
+        self
+    }
+
     fn matches(&self, method: &str, path: &str, operation: &str, length: Option<u64>) -> bool {
         let path_matches = |wanted: &String| match wanted.contains('*') {
             true => wildcard(wanted, path),
             false => path.contains(wanted.as_str()),
         };
-        self.method.as_deref().is_none_or(|wanted| wanted.eq_ignore_ascii_case(method))
+        let method_matches = |wanted: &str| wanted.split('|').any(|wanted| wanted.eq_ignore_ascii_case(method));
+        self.method.as_deref().is_none_or(method_matches)
             && self.operation.as_deref().is_none_or(|wanted| wanted == operation)
             && self.path.as_ref().is_none_or(path_matches)
             && length.is_none_or(|length| length >= self.min_length)
@@ -135,7 +162,8 @@ pub(crate) struct Hit {
 
 /// What happens to a request.
 ///
-/// Those marked *state* change what the server keeps.
+/// Those marked *state* change what [`LocalEcr`](crate::LocalEcr) keeps; a [`FaultProxy`](crate::FaultProxy) keeps nothing
+/// and refuses them.
 #[derive(Clone, Debug)]
 pub enum FaultAction {
     /// The body is read, then this is answered instead of the request being served.
@@ -163,7 +191,7 @@ pub enum FaultAction {
     EndSessions,
     /// Every registry password handed out so far ends before the request is served (*state*).
     ExpireTokens,
-    /// The connection ends without an answer, and the next ones that are opened fail as `action` says (*state*).
+    /// The connection ends without an answer, and the next ones that are opened fail as `action` says.
     FailConnections {
         /// How many.
         count: usize,
@@ -208,6 +236,11 @@ pub enum FaultAction {
 }
 
 impl FaultAction {
+    /// Whether it changes what the server keeps, which a proxy does not have.
+    pub(crate) fn is_of_state(&self) -> bool {
+        matches!(self, Self::EndSessions | Self::ExpireTokens | Self::ForgetBlobs(_) | Self::RotateKeys(_))
+    }
+
     /// Replaces, adds or (with `None`) leaves out one header of the answer.
     pub fn header(name: &str, value: Option<&str>) -> Self {
         Self::Headers(vec![(name.to_owned(), value.map(str::to_owned))])
@@ -244,139 +277,4 @@ impl Answer {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
     }
-}
-
-/// A rule that makes connections fail, whatever is asked over them. It counts connections in the order they are accepted.
-///
-/// ```
-/// use local_ecr::{ConnectionAction, ConnectionFault};
-/// // No TLS handshake gets further than its first byte, three times.
-/// let fault = ConnectionFault::new(ConnectionAction::Close { after: 1 }).times(3);
-/// ```
-#[derive(Clone, Debug)]
-pub struct ConnectionFault {
-    /// How many connections pass first.
-    pub skip: usize,
-    /// How many connections it hits.
-    pub times: usize,
-    /// What happens to them.
-    pub action: ConnectionAction,
-}
-
-impl ConnectionFault {
-    /// A fault that hits every connection, always.
-    pub fn new(action: ConnectionAction) -> Self {
-        Self { skip: 0, times: usize::MAX, action }
-    }
-
-    /// Lets this many connections pass first.
-    #[must_use]
-    pub fn skip(mut self, skip: usize) -> Self {
-        self.skip = skip;
-        self
-    }
-
-    /// Hits no more than this many connections.
-    #[must_use]
-    pub fn times(mut self, times: usize) -> Self {
-        self.times = times;
-        self
-    }
-}
-
-/// What happens to a connection. Bytes are those from the client, below TLS, in all requests of the connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ConnectionAction {
-    /// Closed after this many bytes; with 0 before anything is read, with 1 in the middle of a TLS handshake. The kernel
-    /// makes a reset of it if more had arrived.
-    Close {
-        /// Bytes that are read first.
-        after: u64,
-    },
-    /// The first bytes are answered with some that are neither TLS nor HTTP, then it is closed.
-    Garbage,
-    /// After this many bytes nothing is read or written for a while.
-    Pause {
-        /// Bytes that are read first.
-        after: u64,
-        /// How long the stall lasts.
-        time: Duration,
-    },
-    /// Reset after this many bytes.
-    Reset {
-        /// Bytes that are read first.
-        after: u64,
-    },
-    /// After this many bytes nothing is read or written any more.
-    Stall {
-        /// Bytes that are read first.
-        after: u64,
-    },
-}
-
-/// The script, with what is left of each fault.
-#[derive(Debug, Default)]
-pub(crate) struct Script {
-    requests: Vec<Fault>,
-    connections: Vec<ConnectionFault>,
-    hits: usize,
-}
-
-impl Script {
-    pub fn add(&mut self, fault: Fault) {
-        self.requests.push(fault);
-    }
-
-    pub fn add_to_connections(&mut self, fault: ConnectionFault) {
-        self.connections.push(fault);
-    }
-
-    /// Ends all faults. What they have hit stays counted.
-    pub fn clear(&mut self) {
-        *self = Self { hits: self.hits, ..Self::default() };
-    }
-
-    /// How many requests and connections were hit.
-    pub fn hits(&self) -> usize {
-        self.hits
-    }
-
-    /// The first fault that hits this request. Each fault that matches counts the request, even if an earlier one
-    /// hits it: "the third PUT" must mean the same whatever else is scripted.
-    pub fn meet(&mut self, method: &str, path: &str, operation: &str, length: Option<u64>) -> Option<Hit> {
-        let mut hit = None;
-        for fault in self.requests.iter_mut().filter(|fault| fault.matches(method, path, operation, length)) {
-            if passes(&mut fault.skip, &mut fault.times, hit.is_none()) {
-                continue;
-            }
-            hit = Some(fault.hit(length));
-        }
-        self.hits += usize::from(hit.is_some());
-        hit
-    }
-
-    /// The same for a connection that was just accepted.
-    pub fn meet_connection(&mut self) -> Option<ConnectionAction> {
-        let mut hit = None;
-        for fault in &mut self.connections {
-            if !passes(&mut fault.skip, &mut fault.times, hit.is_none()) {
-                hit = Some(fault.action);
-            }
-        }
-        self.hits += usize::from(hit.is_some());
-        hit
-    }
-}
-
-/// Counts what matched a fault, and says whether it goes unharmed.
-fn passes(skip: &mut usize, times: &mut usize, free: bool) -> bool {
-    if *skip > 0 {
-        *skip -= 1;
-        return true;
-    }
-    if *times == 0 || !free {
-        return true;
-    }
-    *times -= 1;
-    false
 }
