@@ -34,6 +34,7 @@ mod policy;
 mod proxy;
 mod recorder;
 mod registry;
+mod rule;
 mod rules;
 mod s3;
 mod server;
@@ -59,6 +60,7 @@ pub use faults::{Answer, ConnectionAction, ConnectionFault, Fault, FaultAction};
 pub use policy::Policy;
 pub use proxy::{FaultProxy, ProxyConfig};
 pub use recorder::RecordedRequest;
+pub use rule::Rule;
 pub use rules::Mutability;
 
 use engine::Engine;
@@ -192,6 +194,14 @@ impl LocalEcr {
     /// Adds a fault of connections to the script.
     pub fn add_connection_fault(&self, fault: ConnectionFault) {
         lock(&self.engine.script).add_to_connections(fault);
+    }
+
+    /// Adds a fault that was written as text.
+    pub fn add_rule(&self, rule: Rule) {
+        match rule {
+            Rule::Connection(fault) => self.add_connection_fault(fault),
+            Rule::Request(fault) => self.add_fault(fault),
+        }
     }
 
     /// Replaces the access keys of users, as [`FaultAction::RotateKeys`] does.

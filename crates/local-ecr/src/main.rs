@@ -2,13 +2,17 @@
 
 #![forbid(unsafe_code)]
 
+mod fault_proxy;
+mod record;
+
 use std::fmt::Display;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use local_ecr::{Config, Imds, LocalEcr, MissingRepository, Mutability, Policy, Storage, Tls};
+use local_ecr::{Config, Imds, LocalEcr, MissingRepository, Mutability, Policy, Rule, Storage, Tls};
+use record::Record;
 
 /// A local Amazon ECR for tests and demos
 #[derive(Parser)]
@@ -20,6 +24,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Pass requests on to another server, but for the faults it is told
+    FaultProxy(fault_proxy::Arguments),
     /// Serve the API and the registry on one port
     Serve(Serve),
 }
@@ -62,6 +68,12 @@ struct Serve {
     /// Allow blobs to be mounted from other repositories
     #[arg(long)]
     mounting: bool,
+    /// A fault, such as 'PUT /blobs/uploads/ skip=1 times=1 reset=7340032'; the README has the words
+    #[arg(long, value_name = "RULE")]
+    rule: Vec<Rule>,
+    /// Keep what was asked in this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    record: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -75,16 +87,20 @@ enum Missing {
 const USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let Command::Serve(arguments) = Arguments::parse().command;
+    let command = Arguments::parse().command;
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(1, format_args!("cannot start: {error}")),
+    };
+    let arguments = match command {
+        Command::FaultProxy(arguments) => return runtime.block_on(fault_proxy::run(arguments)),
+        Command::Serve(arguments) => arguments,
     };
     let config = match arguments.config() {
         Ok(config) => config,
         Err(sentence) => return fail(USAGE, sentence),
     };
-    runtime.block_on(serve(config, &arguments.create_repository))
+    runtime.block_on(serve(config, arguments))
 }
 
 impl Serve {
@@ -126,7 +142,8 @@ impl Serve {
     }
 }
 
-async fn serve(config: Config, repositories: &[String]) -> ExitCode {
+async fn serve(config: Config, arguments: Serve) -> ExitCode {
+    let repositories = &arguments.create_repository;
     let stop = match stop() {
         Ok(stop) => stop,
         Err(error) => return fail(1, format_args!("cannot listen to signals: {error}")),
@@ -141,6 +158,7 @@ async fn serve(config: Config, repositories: &[String]) -> ExitCode {
             return fail(USAGE, format_args!("cannot create the repository '{name}': {error}"));
         }
     }
+    arguments.rule.into_iter().for_each(|rule| server.add_rule(rule));
     println!("{}", server.endpoint_url());
     let host = server.registry_host();
     eprintln!("The API:  export AWS_ENDPOINT_URL={} AWS_REGION={region}", server.endpoint_url());
@@ -150,9 +168,13 @@ async fn serve(config: Config, repositories: &[String]) -> ExitCode {
     if let Some(endpoint) = server.imds_endpoint() {
         eprintln!("Metadata: export AWS_EC2_METADATA_SERVICE_ENDPOINT={endpoint}");
     }
-    stop.await;
+    let outcome =
+        record::keep(arguments.record.as_deref(), stop, || Record::new(server.hits(), &server.requests())).await;
     server.shutdown().await;
-    ExitCode::SUCCESS
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(sentence) => fail(1, sentence),
+    }
 }
 
 /// Waits for Control-C or a request to end. Listening starts with the call, not with the first wait.

@@ -4,7 +4,9 @@ use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::util::lock;
+use serde_json::{Value, json};
+
+use crate::util::{epoch, lock};
 
 /// A request the server saw.
 #[derive(Clone, Debug)]
@@ -25,6 +27,22 @@ pub struct RecordedRequest {
     pub at: SystemTime,
     /// How long it took to answer.
     pub duration: Option<Duration>,
+}
+
+impl RecordedRequest {
+    /// All of it as JSON: times in seconds, `at` since 1970.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "method": self.method,
+            "path": self.path,
+            "operation": self.operation,
+            "status": self.status,
+            "body_bytes": self.body_bytes,
+            "principal": self.principal,
+            "at": epoch(self.at),
+            "duration": self.duration.map(|duration| duration.as_secs_f64()),
+        })
+    }
 }
 
 /// A request on its way.

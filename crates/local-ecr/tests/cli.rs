@@ -1,6 +1,6 @@
 //! The binary.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Output, Stdio};
 
 fn run(arguments: &[&str]) -> Output {
@@ -52,5 +52,79 @@ fn the_endpoint_is_told_and_a_signal_ends_it() {
         assert!(line.starts_with("http://127.0.0.1:"), "{line}");
         Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap();
         assert!(child.wait().unwrap().success());
+    }
+}
+
+fn proxy(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_local-ecr")).arg("fault-proxy").args(arguments).output().unwrap()
+}
+
+#[test]
+fn a_wrong_word_of_a_rule_or_a_proxy_is_named() {
+    for (arguments, sentence) in [
+        (["--upstream", "http://127.0.0.1:1", "--rule", "PUT reset=1MB"], "reset=1MB is not a whole number"),
+        (
+            ["--upstream", "http://127.0.0.1:1", "--rule", "PUT expire-tokens"],
+            "a proxy cannot do ExpireTokens: it keeps no state",
+        ),
+        (
+            ["--upstream", "127.0.0.1:1", "--rule", "close"],
+            "'127.0.0.1:1' is not http://HOST:PORT or https://HOST:PORT",
+        ),
+        (
+            ["--connect", "--open-tls", "--upstream-ca", "/none.pem"],
+            "cannot read /none.pem: No such file or directory (os error 2)",
+        ),
+        (["--connect", "--listen=0.0.0.0:0", "--rule", "close"], "0.0.0.0 is not a loopback address"),
+    ] {
+        let output = proxy(&arguments);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(sentence), "{said}");
+        assert!(output.stdout.is_empty());
+    }
+    assert_eq!(proxy(&[]).status.code(), Some(2));
+}
+
+/// Starts the command and reads the line it prints.
+fn started(arguments: &[&str]) -> (std::process::Child, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_local-ecr"))
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    (child, line.trim().to_owned())
+}
+
+fn status_of(address: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address.trim_start_matches("http://")).unwrap();
+    stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer.split(' ').nth(1).unwrap_or_default().to_owned()
+}
+
+#[test]
+fn rules_and_the_record_work_in_both_commands() {
+    let folder = tempfile::tempdir().unwrap();
+    let record = |name: &str| folder.path().join(name).display().to_string();
+    let (mut server, endpoint) =
+        started(&["serve", "--record", &record("server"), "--rule", "GET /v2/ skip=1 times=1 answer=500"]);
+    let rules = ["--rule", "GET /v2/ times=1 answer=503", "--record", &record("proxy")];
+    let (mut proxy, url) = started(&[&["fault-proxy", "--upstream", endpoint.as_str()], &rules[..]].concat());
+    let statuses: Vec<_> = (0..4).map(|_| status_of(&url)).collect();
+    assert_eq!(statuses, ["503", "401", "500", "401"]);
+    for (child, name, seen) in
+        [(&mut proxy, "proxy", vec![503, 401, 500, 401]), (&mut server, "server", vec![401, 500, 401])]
+    {
+        Command::new("kill").arg(child.id().to_string()).status().unwrap();
+        assert!(child.wait().unwrap().success());
+        let written: serde_json::Value = serde_json::from_slice(&std::fs::read(record(name)).unwrap()).unwrap();
+        let statuses: Vec<_> =
+            written["requests"].as_array().unwrap().iter().map(|it| it["status"].as_u64().unwrap()).collect();
+        assert_eq!((statuses, &written["hits"]), (seen, &serde_json::json!(1)));
     }
 }

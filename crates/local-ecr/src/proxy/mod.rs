@@ -15,6 +15,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::faults::{ConnectionFault, Fault, Script};
 use crate::recorder::{RecordedRequest, Recorder};
+use crate::rule::Rule;
 use crate::server::{self, Service};
 use crate::tls::{self, Authority};
 use crate::util::lock;
@@ -142,6 +143,15 @@ impl FaultProxy {
     /// Adds a fault of connections to the script.
     pub fn add_connection_fault(&self, fault: ConnectionFault) {
         lock(&self.proxy.script).add_to_connections(fault);
+    }
+
+    /// Adds a fault that was written as text; the errors are those of [`FaultProxy::add_fault`].
+    pub fn add_rule(&self, rule: Rule) -> io::Result<()> {
+        match rule {
+            Rule::Connection(fault) => self.add_connection_fault(fault),
+            Rule::Request(fault) => return self.add_fault(fault),
+        }
+        Ok(())
     }
 
     /// Ends all faults.
