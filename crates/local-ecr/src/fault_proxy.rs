@@ -29,6 +29,9 @@ pub struct Arguments {
     /// The authorities to trust upstream, a PEM file
     #[arg(long, value_name = "FILE", requires = "open_tls")]
     upstream_ca: Option<PathBuf>,
+    /// Bytes a second that all request bodies together get
+    #[arg(long, value_name = "BYTES")]
+    rate: Option<u64>,
     /// A fault, such as 'PUT /blobs/uploads/ skip=1 times=1 reset=7340032'; the README has the words
     #[arg(long, value_name = "RULE")]
     rule: Vec<Rule>,
@@ -69,6 +72,7 @@ async fn start(arguments: &Arguments) -> Result<FaultProxy, String> {
         connect: arguments.connect,
         open_tls: arguments.open_tls,
         upstream_ca: arguments.upstream_ca.as_ref().map(read).transpose()?,
+        rate: arguments.rate,
     };
     let proxy = FaultProxy::start(config).await.map_err(|error| error.to_string())?;
     for rule in &arguments.rule {

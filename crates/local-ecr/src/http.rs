@@ -1,9 +1,9 @@
 //! Requests and answers as the handlers see them.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::stream;
@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::recorder::Entry;
+use crate::util::lock;
 
 pub(crate) type Body = UnsyncBoxBody<Bytes, io::Error>;
 pub(crate) type Response = hyper::Response<Body>;
@@ -50,6 +51,8 @@ pub(crate) struct RequestBody {
     left: u64,
     /// Bytes a second.
     pace: Option<u64>,
+    /// What all bodies together have.
+    link: Option<Arc<Link>>,
     /// What has arrived and must still wait, and how long.
     waiting: Bytes,
     wait: Duration,
@@ -69,7 +72,7 @@ pub(crate) enum Stop {
 impl RequestBody {
     pub fn new(incoming: Incoming, entry: Arc<Entry>, shutdown: watch::Receiver<bool>) -> Self {
         let (waiting, wait) = (Bytes::new(), Duration::ZERO);
-        Self { incoming, entry, stop: None, left: u64::MAX, pace: None, waiting, wait, shutdown }
+        Self { incoming, entry, stop: None, left: u64::MAX, pace: None, link: None, waiting, wait, shutdown }
     }
 
     /// When the server ends.
@@ -84,6 +87,10 @@ impl RequestBody {
 
     pub fn slow_down_to(&mut self, bytes_per_second: u64) {
         self.pace = Some(bytes_per_second.max(1));
+    }
+
+    pub fn share(&mut self, link: Arc<Link>) {
+        self.link = Some(link);
     }
 
     /// The next piece, `None` at the end.
@@ -104,7 +111,13 @@ impl RequestBody {
         if let Some(pace) = self.pace {
             most = most.min(usize::try_from(pace.div_ceil(DRIPS)).unwrap_or(usize::MAX));
         }
+        if self.link.is_some() {
+            most = most.min(LINK_PIECE);
+        }
         let data = self.waiting.split_to(most.min(self.waiting.len()));
+        if let Some(link) = &self.link {
+            link.pass(data.len()).await;
+        }
         if let Some(pace) = self.pace {
             self.wait = time_for(data.len(), pace);
         }
@@ -173,6 +186,32 @@ impl RequestBody {
             None => {}
         }
         Err(io::Error::other("stopped by a fault"))
+    }
+}
+
+/// How much of one body crosses a shared link before it is another's turn.
+const LINK_PIECE: usize = 64 << 10;
+
+/// A link that many bodies share.
+#[derive(Debug)]
+pub(crate) struct Link {
+    per_second: u64,
+    /// When the last byte will have crossed it.
+    free: Mutex<Instant>,
+}
+
+impl Link {
+    pub fn new(per_second: u64) -> Self {
+        Self { per_second: per_second.max(1), free: Mutex::new(Instant::now()) }
+    }
+
+    async fn pass(&self, bytes: usize) {
+        let crossed = {
+            let mut free = lock(&self.free);
+            *free = (*free).max(Instant::now()) + time_for(bytes, self.per_second);
+            *free
+        };
+        tokio::time::sleep_until(crossed.into()).await;
     }
 }
 

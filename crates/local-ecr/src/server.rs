@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::engine::Engine;
-use crate::faults::{ConnectionAction, Script};
+use crate::faults::{ConnectionAction, ConnectionHit, Script};
 use crate::http::{Request, RequestBody, Response, ResponseExt, answer};
 use crate::imds::Metadata;
 use crate::proxy::{Proxy, Way};
@@ -89,11 +89,12 @@ pub(crate) async fn listen(
 
 async fn connection(tcp: TcpStream, tls: Option<TlsAcceptor>, service: Service, shutdown: watch::Receiver<bool>) {
     let ending = Ending::default();
-    let hit = match &service {
+    let mut hit = match &service {
         Service::Metadata(_) => None,
         service => lock(service.script()).meet_connection(),
     };
-    if hit.as_ref().is_some_and(|hit| hit.action == ConnectionAction::Garbage) {
+    let is_garbage = |hit: &mut ConnectionHit| hit.action == ConnectionAction::Garbage && hit.act().is_some();
+    if hit.as_mut().is_some_and(is_garbage) {
         garbage(Socket::new(tcp, ending, hit)).await;
         return;
     }

@@ -66,7 +66,7 @@ impl Socket {
         let Some(limit) = self.limit.as_mut().filter(|limit| limit.left == 0) else {
             return Poll::Ready(Ok(()));
         };
-        let asleep = match (&mut limit.asleep, limit.hit.window.act()) {
+        let asleep = match (&mut limit.asleep, limit.hit.act()) {
             (Some(asleep), _) => asleep,
             // It ended before this connection came so far.
             (None, None) => {

@@ -309,10 +309,12 @@ async fn connections_can_fail_before_anything_is_asked() {
     ] {
         ecr.clear_requests();
         ecr.add_connection_fault(ConnectionFault::new(action).times(1));
+        let hits = ecr.hits();
         // A client of its own: a connection that is there already was accepted before.
         let failed = client().get(format!("{}/v2/", ecr.endpoint_url())).send().await;
         assert!(failed.is_err(), "{action:?}");
         assert!(ecr.requests().is_empty(), "{action:?}");
+        assert_eq!(ecr.hits(), hits + 1, "{action:?}");
         assert!(client().get(format!("{}/v2/", ecr.endpoint_url())).send().await.is_ok());
     }
 }
@@ -384,6 +386,7 @@ async fn resets_can_be_drawn_at_random_and_be_the_same_again() {
             let request = client().put(format!("{}/v2/team/app/manifests/x", ecr.endpoint_url()));
             fates.push(request.body(vec![0; 100_000]).send().await.is_ok());
         }
+        assert_eq!(ecr.hits(), fates.iter().filter(|&&survived| !survived).count());
         runs.push(fates);
     }
     assert_eq!(runs[0], runs[1]);

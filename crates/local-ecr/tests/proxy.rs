@@ -465,3 +465,17 @@ async fn many_requests_at_once_pass() {
     }
     assert_eq!(through.ecr.snapshot().blobs.len(), 24);
 }
+
+#[tokio::test]
+async fn a_slow_link_is_shared_by_all_bodies() {
+    let ecr = ecr().await;
+    let config = ProxyConfig { rate: Some(2_000_000), ..ProxyConfig::to(&ecr.endpoint_url()) };
+    let proxy = FaultProxy::start(config).await.unwrap();
+    let through = Stand { ecr, proxy };
+    let urls = [through.session().await, through.session().await];
+    let started = Instant::now();
+    let blobs = [noise(500_000), noise(500_001)];
+    let both = tokio::join!(through.put(&urls[0], &blobs[0]).send(), through.put(&urls[1], &blobs[1]).send());
+    assert_eq!((both.0.unwrap().status(), both.1.unwrap().status()), (StatusCode::CREATED, StatusCode::CREATED));
+    assert!(started.elapsed() >= Duration::from_millis(490));
+}

@@ -1,5 +1,6 @@
 //! Faults of connections.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -108,7 +109,26 @@ impl Window {
 #[derive(Clone, Debug)]
 pub(crate) struct ConnectionHit {
     pub action: ConnectionAction,
-    pub window: Arc<Window>,
+    window: Arc<Window>,
+    /// Shared by all connections.
+    broken: Arc<AtomicUsize>,
+    counted: bool,
+}
+
+impl ConnectionHit {
+    pub fn new(action: ConnectionAction, window: Arc<Window>, broken: Arc<AtomicUsize>) -> Self {
+        Self { action, window, broken, counted: false }
+    }
+
+    /// Says how long it acts now that the connection has come so far; `None` if its time is over. Met is not yet broken: only
+    /// from here on it counts as a hit.
+    pub fn act(&mut self) -> Option<Duration> {
+        let left = self.window.act()?;
+        if !std::mem::replace(&mut self.counted, true) {
+            self.broken.fetch_add(1, Ordering::Relaxed);
+        }
+        Some(left)
+    }
 }
 
 /// The n-th draw of a number whose mean is given, each next byte being as likely as any other to end the wait.

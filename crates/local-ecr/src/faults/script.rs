@@ -1,6 +1,7 @@
 //! The script, with what is left of each fault.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use super::connection::draw;
@@ -11,6 +12,8 @@ pub(crate) struct Script {
     requests: Vec<OnRequests>,
     connections: Vec<OnConnections>,
     hits: usize,
+    /// Connections that were broken.
+    broken: Arc<AtomicUsize>,
 }
 
 #[derive(Debug)]
@@ -41,12 +44,12 @@ impl Script {
 
     /// Ends all faults. What they have hit stays counted.
     pub fn clear(&mut self) {
-        *self = Self { hits: self.hits, ..Self::default() };
+        *self = Self { hits: self.hits, broken: Arc::clone(&self.broken), ..Self::default() };
     }
 
-    /// How many requests and connections were hit.
+    /// How many requests were hit, and connections broken.
     pub fn hits(&self) -> usize {
-        self.hits
+        self.hits + self.broken.load(Ordering::Relaxed)
     }
 
     /// The first fault that hits this request. Each fault that matches counts the request, even if an earlier one
@@ -84,9 +87,8 @@ impl Script {
                 action => action,
             };
             *met += 1;
-            hit = Some(ConnectionHit { action, window: Arc::clone(window) });
+            hit = Some(ConnectionHit::new(action, Arc::clone(window), Arc::clone(&self.broken)));
         }
-        self.hits += usize::from(hit.is_some());
         hit
     }
 }

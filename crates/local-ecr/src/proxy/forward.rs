@@ -37,7 +37,10 @@ const FLUSH: Duration = Duration::from_secs(10);
 
 impl Proxy {
     /// Serves a request. `Err` is a connection that ends without an answer.
-    pub async fn serve(self: &Arc<Self>, way: &Way, ending: &Ending, request: Request) -> io::Result<Response> {
+    pub async fn serve(self: &Arc<Self>, way: &Way, ending: &Ending, mut request: Request) -> io::Result<Response> {
+        if let Some(link) = &self.link {
+            request.body.share(Arc::clone(link));
+        }
         let address = match way {
             Way::To(address) => address.clone(),
             Way::Named if request.upgrade.is_some() => return self.tunnel(ending, request).await,

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::faults::{ConnectionFault, Fault, Script};
+use crate::http::Link;
 use crate::recorder::{RecordedRequest, Recorder};
 use crate::rule::Rule;
 use crate::server::{self, Service};
@@ -36,6 +37,8 @@ pub struct ProxyConfig {
     pub open_tls: bool,
     /// The PEM of the authorities to trust upstream, where TLS is opened.
     pub upstream_ca: Option<String>,
+    /// Bytes a second that all request bodies together get: a slow link. Tunnels that stay closed are not slowed down.
+    pub rate: Option<u64>,
 }
 
 impl Default for ProxyConfig {
@@ -46,6 +49,7 @@ impl Default for ProxyConfig {
             connect: true,
             open_tls: false,
             upstream_ca: None,
+            rate: None,
         }
     }
 }
@@ -103,6 +107,7 @@ impl FaultProxy {
             upstream,
             authority,
             connector,
+            link: config.rate.map(|rate| Arc::new(Link::new(rate))),
             acceptors: Mutex::default(),
             script: Mutex::default(),
             recorder: Recorder::default(),
@@ -217,6 +222,7 @@ pub(crate) struct Proxy {
     upstream: Option<Address>,
     authority: Option<Authority>,
     connector: TlsConnector,
+    link: Option<Arc<Link>>,
     /// By the name the client asks for.
     acceptors: Mutex<HashMap<String, TlsAcceptor>>,
     pub script: Mutex<Script>,
