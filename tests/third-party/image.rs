@@ -25,6 +25,8 @@ pub const BIG: &str = "big:1";
 pub const SMALL: &str = "small:1";
 /// The name of an image with an empty layer and the same layer twice, as other builders make them.
 pub const ODD: &str = "odd:1";
+/// The name of an image of three layers that do not compress: 12, 9 and 3 MiB.
+pub const HEAVY: &str = "heavy:1";
 /// Two images whose first two layers are the same, and whose third differs.
 pub const SHARED: [&str; 2] = ["shared-a:1", "shared-b:1"];
 /// Two images whose IDs begin with the same eight digits.
@@ -34,6 +36,7 @@ pub const TWINS: [&str; 2] = ["twin-a:1", "twin-b:1"];
 pub fn build(space: &Space, engine: &Engine, name: &str) {
     match name {
         BIG => files(space, engine, name, &[40 << 20; 10]),
+        HEAVY => heavy(space, engine),
         SMALL => small(space, engine),
         ODD => odd(space, engine),
         _ if SHARED.contains(&name) => shared(space, engine),
@@ -140,6 +143,16 @@ pub fn noise(bytes: u64, seed: u64) -> Vec<u8> {
         state.to_le_bytes()[3]
     };
     (0..bytes).map(|_| next()).collect()
+}
+
+fn heavy(space: &Space, engine: &Engine) {
+    let sizes = [12 << 20, 9 << 20, 3 << 20];
+    let copy: String = (0..sizes.len()).map(|layer| format!("COPY noise{layer} /noise{layer}\n")).collect();
+    docker_build(space, engine, HEAVY, &format!("FROM scratch\n{copy}"), |tar| {
+        for (layer, size) in sizes.into_iter().enumerate() {
+            put(tar, &format!("noise{layer}"), 0o644, &noise(size, 11 + layer as u64));
+        }
+    });
 }
 
 /// Appends a file.

@@ -28,6 +28,7 @@ mod container;
 mod containerd;
 mod credentials;
 mod doors;
+mod faults;
 mod github;
 mod gitlab;
 mod indexes;
