@@ -48,6 +48,15 @@ def cell(row, trials):
     return text
 
 
+def longer(trials, usual):
+    """Which rows had more time."""
+    limits = {}
+    for trial in trials:
+        if trial.get("limit", usual) > usual:
+            limits.setdefault(trial["limit"], {})[trial["row"]] = None
+    return "".join(f" ({limit} s in {', '.join(rows)})" for limit, rows in sorted(limits.items()))
+
+
 def markdown(document):
     about, trials = document["about"], document["trials"]
     rows = [row for row in faultrows.ROWS if any(trial["row"] == row.name for trial in trials)]
@@ -58,12 +67,13 @@ def markdown(document):
         "|---" * (len(clients) + 3) + "|",
         *(f"| {row.name} | {row.title} | " + " | ".join(cell(row, of(row, client)) for client in clients) + f" | *{EARLIER.get(row.name, '—')}* |" for row in rows),
         "",
-        f"A cell is: outcome, seconds, bytes of uploads relative to the same client's push without a fault. \"hung\" is still running after {about['limit']} s (180 s in rows 3 and 3+); "
+        f"A cell is: outcome, seconds, bytes of uploads relative to the same client's push without a fault. \"hung\" is still running after {about['limit']} s{longer(trials, about['limit'])}; "
         "\"not hit\" means that no request or connection met the fault. Where there is chance in a row, there are several trials: \"recovered k/n\". "
         f"Rows are numbered as in an earlier run by other means. Answers of 429 say TOOMANYREQUESTS and \"Rate exceeded\" as ECR's do, and answers come before the body is read. In row 4 `ecr-push` is given `{' '.join(row_of('4').ours)}`. "
         "The last column is no part of this run: crane could not be had here, and its figures are of 2026-11-23, by other means (iptables on the TLS port).",
         "",
         "Programs: " + ", ".join(f"{name} {version}" for name, version in about["programs"].items()) + f". {about['date']}, {about['machine']}.",
+        *about.get("notes", []),
         "",
     ]
     said = [(row, client) for row in rows if not row.possible for client in clients if of(row, client)]

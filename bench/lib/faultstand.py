@@ -239,7 +239,7 @@ class Stand:
         outcome = "hung" if status is None else "failed" if status else "wrong" if wrong else "done"
         return {
             "row": row.name, "client": client, "seed": seed, "outcome": outcome, "status": status, "wrong": wrong, "tagged": tagged, "hits": hits,
-            "seconds": round(seconds, 2), "bytes": sent(seen), "clean": clean, "requests": len(seen["requests"]),
+            "seconds": round(seconds, 2), "bytes": sent(seen), "clean": clean, "requests": len(seen["requests"]), "limit": limit,
             "stall_said": stall_said(lines), "said": lines[-1] if lines else "", "log": lines[-40:],
         }
 
