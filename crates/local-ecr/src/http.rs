@@ -65,8 +65,8 @@ pub(crate) enum Stop {
     Pause(Duration),
     /// The connection is reset.
     Reset(Arc<AtomicBool>),
-    /// Nothing more happens.
-    Stall,
+    /// Nothing more happens, and this says so.
+    Stall(Arc<AtomicBool>),
 }
 
 impl RequestBody {
@@ -179,7 +179,8 @@ impl RequestBody {
                 return Ok(());
             }
             Some(Stop::Reset(reset)) => reset.store(true, Ordering::Release),
-            Some(Stop::Stall) => {
+            Some(Stop::Stall(stalled)) => {
+                stalled.store(true, Ordering::Release);
                 // Ends with the server: a task that waits for ever would outlive it.
                 let _ = self.shutdown.wait_for(|stop| *stop).await;
             }

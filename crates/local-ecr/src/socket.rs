@@ -29,7 +29,8 @@ pub(crate) struct Ending {
 
 /// A TCP stream that ends as its [`Ending`] says, and that a fault may break after so many bytes.
 pub(crate) struct Socket {
-    tcp: TcpStream,
+    /// Gone only while it is dropped.
+    tcp: Option<TcpStream>,
     ending: Ending,
     limit: Option<Limit>,
     lingering: Option<Pin<Box<Sleep>>>,
@@ -53,12 +54,16 @@ impl Socket {
             | ConnectionAction::Stall { after } => Some(Limit { left: after, hit, asleep: None }),
             ConnectionAction::Garbage | ConnectionAction::ResetAtRandom { .. } => None,
         });
-        Self { tcp, ending, limit, lingering: None }
+        Self { tcp: Some(tcp), ending, limit, lingering: None }
     }
 
     /// Lets the client read the last answer before the connection ends.
     pub fn linger(&self) {
         self.ending.linger.store(true, Ordering::Release);
+    }
+
+    fn tcp(&mut self) -> io::Result<Pin<&mut TcpStream>> {
+        self.tcp.as_mut().map(Pin::new).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Ready as long as bytes may pass.
@@ -96,7 +101,8 @@ impl Socket {
                 return Poll::Ready(Ok(()));
             }
             let mut unread = ReadBuf::new(&mut bytes);
-            match ready!(Pin::new(&mut self.tcp).poll_read(cx, &mut unread)) {
+            let Some(tcp) = &mut self.tcp else { return Poll::Ready(Ok(())) };
+            match ready!(Pin::new(tcp).poll_read(cx, &mut unread)) {
                 Ok(()) if !unread.filled().is_empty() => {}
                 _ => return Poll::Ready(Ok(())),
             }
@@ -106,8 +112,14 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if self.ending.reset.load(Ordering::Acquire) {
-            let _ = self.tcp.set_zero_linger();
+        let Some(tcp) = self.tcp.take() else { return };
+        if let Some(limit) = &self.limit
+            && limit.left == 0
+            && matches!(limit.hit.action, ConnectionAction::Stall { .. })
+        {
+            limit.hit.bury(tcp);
+        } else if self.ending.reset.load(Ordering::Acquire) {
+            let _ = tcp.set_zero_linger();
         }
     }
 }
@@ -115,16 +127,17 @@ impl Drop for Socket {
 impl AsyncRead for Socket {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_open(cx))?;
-        let Socket { tcp, limit, .. } = &mut *self;
-        let Some(limit) = limit else {
-            return Pin::new(tcp).poll_read(cx, buf);
+        let Some(left) = self.limit.as_ref().map(|limit| limit.left) else {
+            return self.tcp()?.poll_read(cx, buf);
         };
-        let most = buf.remaining().min(usize::try_from(limit.left).unwrap_or(usize::MAX));
+        let most = buf.remaining().min(usize::try_from(left).unwrap_or(usize::MAX));
         let mut part = ReadBuf::new(buf.initialize_unfilled_to(most));
-        ready!(Pin::new(tcp).poll_read(cx, &mut part))?;
+        ready!(self.tcp()?.poll_read(cx, &mut part))?;
         let read = part.filled().len();
         buf.advance(read);
-        limit.left -= read as u64;
+        if let Some(limit) = &mut self.limit {
+            limit.left -= read as u64;
+        }
         Poll::Ready(Ok(()))
     }
 }
@@ -132,11 +145,11 @@ impl AsyncRead for Socket {
 impl AsyncWrite for Socket {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_open(cx))?;
-        Pin::new(&mut self.tcp).poll_write(cx, buf)
+        self.tcp()?.poll_write(cx, buf)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_flush(cx)
+        self.tcp()?.poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -145,7 +158,7 @@ impl AsyncWrite for Socket {
             return Poll::Ready(Ok(()));
         }
         if self.lingering.is_none() {
-            ready!(Pin::new(&mut self.tcp).poll_shutdown(cx))?;
+            ready!(self.tcp()?.poll_shutdown(cx))?;
         }
         match self.ending.linger.load(Ordering::Acquire) {
             true => self.poll_linger(cx),
@@ -159,10 +172,10 @@ impl AsyncWrite for Socket {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_open(cx))?;
-        Pin::new(&mut self.tcp).poll_write_vectored(cx, bufs)
+        self.tcp()?.poll_write_vectored(cx, bufs)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
+        self.tcp.as_ref().is_some_and(TcpStream::is_write_vectored)
     }
 }

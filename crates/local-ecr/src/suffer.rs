@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use hyper::header::{CONNECTION, HeaderValue, LOCATION};
 use serde_json::json;
@@ -79,7 +79,15 @@ where
         }
         FaultAction::Pause { after, time } => stop(request, after, Stop::Pause(time), serve).await,
         FaultAction::Reset { after } => stop(request, after, Stop::Reset(Arc::clone(&ending.reset)), serve).await,
-        FaultAction::Stall { after } => stop(request, after, Stop::Stall, serve).await,
+        FaultAction::Stall { after } => {
+            let (stalled, mut shutdown) = (Arc::new(AtomicBool::new(false)), request.body.shutdown());
+            let outcome = stop(request, after, Stop::Stall(Arc::clone(&stalled)), serve).await;
+            // Behind a proxy is a server that gives up sooner. Nothing of that may come through.
+            if stalled.load(Ordering::Acquire) {
+                let _ = shutdown.wait_for(|stop| *stop).await;
+            }
+            outcome
+        }
         FaultAction::Truncate { after } => Ok(http::truncate(serve(request).await?, after)),
         FaultAction::EndSessions
         | FaultAction::ExpireTokens

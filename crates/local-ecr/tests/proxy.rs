@@ -479,3 +479,27 @@ async fn a_slow_link_is_shared_by_all_bodies() {
     assert_eq!((both.0.unwrap().status(), both.1.unwrap().status()), (StatusCode::CREATED, StatusCode::CREATED));
     assert!(started.elapsed() >= Duration::from_millis(490));
 }
+
+#[tokio::test]
+async fn a_dead_link_stays_dead_when_the_server_gives_up() {
+    for on_the_connection in [true, false] {
+        let through = stand().await;
+        let url = through.session().await;
+        let after = 2 << 20;
+        match on_the_connection {
+            true => through.proxy.add_connection_fault(ConnectionFault::new(ConnectionAction::Stall { after })),
+            false => through.proxy.add_fault(Fault::new(FaultAction::Stall { after }).method("PATCH")).unwrap(),
+        }
+        let basic = format!("Basic {}", through.ecr.token);
+        let patch = client().patch(&url).header("authorization", basic).body(noise(8 * MIB)).send();
+        let mut patch = std::pin::pin!(tokio::time::timeout(Duration::from_secs(2), patch));
+        let early = tokio::time::timeout(Duration::from_millis(700), patch.as_mut()).await;
+        assert!(early.is_err() && through.proxy.hits() == 1, "{early:?}");
+        // The server closes all its connections while the link is dead.
+        let Stand { ecr, proxy } = through;
+        ecr.server.shutdown().await;
+        let outcome = patch.await;
+        assert!(outcome.is_err(), "{on_the_connection}: {outcome:?}");
+        proxy.shutdown().await;
+    }
+}

@@ -1,8 +1,12 @@
 //! Faults of connections.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
+
+use tokio::net::TcpStream;
+
+use crate::util::lock;
 
 /// A rule that makes connections fail, whatever is asked over them. It counts connections in the order they are accepted.
 ///
@@ -112,12 +116,31 @@ pub(crate) struct ConnectionHit {
     window: Arc<Window>,
     /// Shared by all connections.
     broken: Arc<AtomicUsize>,
+    /// Connections that stall for good, as long as the script is there.
+    dead: Dead,
     counted: bool,
 }
 
+/// Connections that nobody closes: a link that is dead does not carry the end of a connection either.
+pub(crate) type Dead = Arc<Mutex<Vec<TcpStream>>>;
+
 impl ConnectionHit {
-    pub fn new(action: ConnectionAction, window: Arc<Window>, broken: Arc<AtomicUsize>) -> Self {
-        Self { action, window, broken, counted: false }
+    pub fn new(action: ConnectionAction, window: Arc<Window>, broken: Arc<AtomicUsize>, dead: Dead) -> Self {
+        Self { action, window, broken, dead, counted: false }
+    }
+
+    /// Takes a connection that has stalled and is of no more use here. It ends when the stall heals, or with the server.
+    pub fn bury(&self, tcp: TcpStream) {
+        match (self.window.act(), tokio::runtime::Handle::try_current()) {
+            (Some(left), Ok(runtime)) if self.window.lasting < Duration::MAX => {
+                runtime.spawn(async move {
+                    tokio::time::sleep(left).await;
+                    drop(tcp);
+                });
+            }
+            (Some(_), _) => lock(&self.dead).push(tcp),
+            (None, _) => drop(tcp),
+        }
     }
 
     /// Says how long it acts now that the connection has come so far; `None` if its time is over. Met is not yet broken: only

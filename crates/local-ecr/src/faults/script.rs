@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
-use super::connection::draw;
+use super::connection::{Dead, draw};
 use super::{ConnectionAction, ConnectionFault, ConnectionHit, Fault, Hit, Window};
 
 #[derive(Debug, Default)]
@@ -14,6 +14,7 @@ pub(crate) struct Script {
     hits: usize,
     /// Connections that were broken.
     broken: Arc<AtomicUsize>,
+    dead: Dead,
 }
 
 #[derive(Debug)]
@@ -44,7 +45,8 @@ impl Script {
 
     /// Ends all faults. What they have hit stays counted.
     pub fn clear(&mut self) {
-        *self = Self { hits: self.hits, broken: Arc::clone(&self.broken), ..Self::default() };
+        *self =
+            Self { hits: self.hits, broken: Arc::clone(&self.broken), dead: Arc::clone(&self.dead), ..Self::default() };
     }
 
     /// How many requests were hit, and connections broken.
@@ -87,7 +89,8 @@ impl Script {
                 action => action,
             };
             *met += 1;
-            hit = Some(ConnectionHit::new(action, Arc::clone(window), Arc::clone(&self.broken)));
+            hit =
+                Some(ConnectionHit::new(action, Arc::clone(window), Arc::clone(&self.broken), Arc::clone(&self.dead)));
         }
         hit
     }
