@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bollard::errors::Error as BollardError;
-use bollard::models::{ImageInspect, SystemVersion};
+use bollard::models::{ImageInspect, ImageSummary, SystemVersion};
 use bollard::query_parameters::{ListImagesOptionsBuilder, RemoveImageOptions, TagImageOptionsBuilder};
 use bollard::{API_DEFAULT_VERSION, BollardRequest, Docker};
 use bytes::Bytes;
@@ -212,23 +212,34 @@ impl Engine {
                 _ => error,
             }
         })?;
-        let containerd_store = info.has_containerd_store();
+        Ok(Self::described(docker, origin, transport.endpoint(), limits, &version, &info))
+    }
+
+    /// The engine that said this of itself.
+    pub(super) fn described(
+        docker: Docker,
+        origin: String,
+        endpoint: &Endpoint,
+        limits: Limits,
+        version: &SystemVersion,
+        info: &Info,
+    ) -> Self {
         // Only a unix socket is on this host for certain; a forwarded one leads to a folder that is missing or fails its checks.
-        let is_unix = matches!(transport.endpoint().address, Address::Unix(_));
+        let is_unix = matches!(endpoint.address, Address::Unix(_));
         let local = match (&info.docker_root_dir, &info.driver) {
             (Some(root), Some(driver)) if is_unix && Path::new(root).is_absolute() && is_word(driver) => {
                 Some(LocalStore { root: root.into(), driver: driver.clone() })
             }
             _ => None,
         };
-        Ok(Self {
+        Self {
             docker,
             local,
-            description: format!("{} at {}", product(&version, &info), transport.endpoint().text),
+            description: format!("{} at {}", product(version, info), endpoint.text),
             origin,
-            containerd_store,
+            containerd_store: info.has_containerd_store(),
             limits,
-        })
+        }
     }
 
     async fn inspect_path(&self, name: &str) -> Result<ImageInspect> {
@@ -245,6 +256,15 @@ impl Engine {
             // The engine's own answer says more than the failed explanation.
             Err(_) => return Err(error),
         };
+        let id = self.explain(text, name, &images, error)?;
+        self.inspect_path(&Name::parse(&id)?.request()).await
+    }
+
+    /// The ID of the one image among `images` that `name` can mean after all.
+    ///
+    /// # Errors
+    /// If there is none, or are several.
+    pub(super) fn explain(&self, text: &str, name: &Name, images: &[ImageSummary], error: Error) -> Result<String> {
         if let Some(hex) = name.id() {
             let matches: Vec<_> = images
                 .iter()
@@ -252,7 +272,7 @@ impl Engine {
                 .collect();
             match matches.as_slice() {
                 [] => {}
-                [one] => return self.inspect_path(&Name::parse(&one.id)?.request()).await,
+                [one] => return Ok(one.id.clone()),
                 several => {
                     let message = format!("the short ID `{text}` is ambiguous: {} images match", several.len());
                     let error = Error::new(Side::Source, "inspect image", message);
@@ -280,7 +300,7 @@ impl Engine {
         })
     }
 
-    fn image(&self, text: &str, name: &Name, found: ImageInspect) -> Result<EngineImage> {
+    pub(super) fn image(&self, text: &str, name: &Name, found: ImageInspect) -> Result<EngineImage> {
         let strange = |what: &str| {
             let message = format!("the engine's description of `{text}` has {what}");
             Error::new(Side::Source, "inspect image", message)
@@ -328,7 +348,7 @@ fn is_word(name: &str) -> bool {
 /// and so fails on an engine that is newer than it.
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
-struct Info {
+pub(super) struct Info {
     driver: Option<String>,
     driver_status: Option<Vec<Vec<String>>>,
     docker_root_dir: Option<String>,
@@ -389,7 +409,7 @@ fn parse_version(text: &str) -> Result<(usize, usize)> {
 }
 
 /// The lower of the engine's newest version and the newest this client knows.
-fn negotiated(version: &SystemVersion) -> String {
+pub(super) fn negotiated(version: &SystemVersion) -> String {
     let ours = (API_DEFAULT_VERSION.major_version, API_DEFAULT_VERSION.minor_version);
     let theirs = version.api_version.as_deref().and_then(|text| parse_version(text).ok());
     let (major, minor) = theirs.map_or(ours, |theirs| theirs.min(ours));
