@@ -28,6 +28,11 @@ pub struct FetchedToken {
     pub lifetime: Option<Duration>,
 }
 
+const GET_TOKEN: &str = "get registry token";
+
+/// The largest answer of a token server.
+const LARGEST_ANSWER: usize = 1 << 20;
+
 /// How long a token is used on after a renewal that failed.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(60);
 
@@ -205,7 +210,7 @@ fn from_token(token: &FetchedToken, generation: u64) -> Result<Current> {
     })
 }
 
-fn header(scheme: &str, secret: &SecretString) -> Result<HeaderValue> {
+pub(super) fn header(scheme: &str, secret: &SecretString) -> Result<HeaderValue> {
     let mut value = HeaderValue::from_str(&format!("{scheme} {}", secret.expose_secret())).map_err(|_| {
         Error::new(Side::Destination, "authenticate", "the registry's token holds characters that no header may have")
     })?;
@@ -237,7 +242,7 @@ async fn answer(
 }
 
 /// The parameters of a challenge of `scheme` (RFC 9110 section 11.6.1).
-fn parse(challenge: &str, scheme: &str) -> Option<Vec<(String, String)>> {
+pub(super) fn parse(challenge: &str, scheme: &str) -> Option<Vec<(String, String)>> {
     let (name, rest) = challenge.trim().split_once(' ').unwrap_or((challenge.trim(), ""));
     if !name.eq_ignore_ascii_case(scheme) {
         return None;
@@ -268,16 +273,9 @@ async fn bearer_token(
     login: Option<&Login>,
     challenge: &[(String, String)],
 ) -> Result<(SecretString, Duration)> {
-    let operation = "get registry token";
-    let refuse = |what: &str| Error::new(Side::Destination, operation, what.to_owned());
-    let parameter = |name: &str| challenge.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
-    let realm =
-        parameter("realm").ok_or_else(|| refuse("the registry asks for a token but does not say where to get one"))?;
-    let realm = Url::parse(realm).map_err(|_| refuse("the registry names a token server that is no URL"))?;
-    let loopback = matches!(realm.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
-    if realm.scheme() != "https" && !loopback {
-        return Err(refuse("the registry's token server does not use https; the login is not sent to it"));
-    }
+    let operation = GET_TOKEN;
+    let parameter = |name: &str| parameter(challenge, name);
+    let realm = realm(challenge)?;
     let own = format!("repository:{repository}:");
     // A mount also needs the right to pull from the other repository; the challenge names it.
     let asked = parameter("scope").unwrap_or_default().split(' ');
@@ -318,12 +316,39 @@ async fn bearer_token(
     if !response.status().is_success() {
         return Err(failure::refusal(operation, repository, response).await);
     }
+    let read = super::whole(response, LARGEST_ANSWER).await;
+    let bytes = read.map_err(|error| transport_error(Side::Destination, operation, &error, &realm))?;
     let bytes =
-        response.bytes().await.map_err(|error| transport_error(Side::Destination, operation, &error, &realm))?;
+        bytes.ok_or_else(|| refused("the token server's answer is over 1 MiB; a token has a few thousand letters"))?;
+    token_of(&bytes)
+}
+
+fn refused(what: &str) -> Error {
+    Error::new(Side::Destination, GET_TOKEN, what)
+}
+
+fn parameter<'a>(challenge: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    challenge.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+}
+
+/// Where a challenge says that tokens are given.
+pub(super) fn realm(challenge: &[(String, String)]) -> Result<Url> {
+    let realm = parameter(challenge, "realm")
+        .ok_or_else(|| refused("the registry asks for a token but does not say where to get one"))?;
+    let realm = Url::parse(realm).map_err(|_| refused("the registry names a token server that is no URL"))?;
+    let loopback = matches!(realm.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+    if realm.scheme() != "https" && !loopback {
+        return Err(refused("the registry's token server does not use https; the login is not sent to it"));
+    }
+    Ok(realm)
+}
+
+/// The token in a token server's answer, and how long it lives.
+pub(super) fn token_of(answer: &[u8]) -> Result<(SecretString, Duration)> {
     let answer: TokenAnswer =
-        serde_json::from_slice(&bytes).map_err(|_| refuse("the token server's answer cannot be understood"))?;
+        serde_json::from_slice(answer).map_err(|_| refused("the token server's answer cannot be understood"))?;
     let token =
-        answer.token.or(answer.access_token).ok_or_else(|| refuse("the token server's answer holds no token"))?;
+        answer.token.or(answer.access_token).ok_or_else(|| refused("the token server's answer holds no token"))?;
     // A minute is what the specification says of an answer without a lifetime.
     Ok((token.into(), Duration::from_secs(answer.expires_in.unwrap_or(60).max(60))))
 }
@@ -401,6 +426,27 @@ mod tests {
         assert!(auth.credential().await.unwrap().is_none(), "stale");
         assert!(renew(0).await.unwrap());
         assert_eq!(auth.credential().await.unwrap().unwrap().generation, 2, "a new one, not the stale one again");
+    }
+
+    #[tokio::test]
+    async fn a_token_server_that_never_ends_is_not_heard_out() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let realm = format!("http://{}/token", listener.local_addr().unwrap());
+        let sent = tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            let mut sent = stream.write(b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n\r\n").await.unwrap();
+            // Until nobody listens any more.
+            while let Ok(more) = stream.write(&[b' '; 65536]).await {
+                sent += more;
+                assert!(sent < 64 << 20, "somebody reads it all");
+            }
+        });
+        let http = Http::new(&crate::http::HttpSettings::default()).unwrap();
+        let error = bearer_token(&http, "app", None, &[("realm".into(), realm)]).await.unwrap_err();
+        assert!(error.message().contains("the token server's answer is over 1 MiB"), "{error}");
+        sent.await.unwrap();
     }
 
     #[tokio::test]

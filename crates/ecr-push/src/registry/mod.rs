@@ -148,7 +148,7 @@ impl Repository {
         let request = |client: &reqwest::Client| {
             client.request(Method::GET, url.clone()).header(header::ACCEPT, MediaType::ACCEPT).timeout(ANSWER)
         };
-        let mut response = self.send(operation, request).await?;
+        let response = self.send(operation, request).await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
@@ -156,20 +156,11 @@ impl Repository {
             return Err(failure::refusal(operation, &self.name, response).await);
         }
         let media_type = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
-        let mut bytes = Vec::new();
-        while let Some(chunk) =
-            response.chunk().await.map_err(|error| transport_error(Side::Destination, operation, &error, &url))?
-        {
-            if bytes.len() + chunk.len() > MANIFEST_LIMIT {
-                return Err(Error::new(
-                    Side::Destination,
-                    operation,
-                    format!("the manifest at {reference} is over 4 MiB"),
-                ));
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        let bytes = Bytes::from(bytes);
+        let read = whole(response, MANIFEST_LIMIT).await;
+        let bytes = read.map_err(|error| transport_error(Side::Destination, operation, &error, &url))?;
+        let Some(bytes) = bytes else {
+            return Err(Error::new(Side::Destination, operation, format!("the manifest at {reference} is over 4 MiB")));
+        };
         let digest = Digest::of(&bytes);
         Ok(Some(Found { digest, manifest: Manifest::parse(bytes, media_type.as_deref()).ok() }))
     }
@@ -280,6 +271,18 @@ impl Repository {
 fn stored_wrong(operation: &str, what: &str, told: &str, sent: &Digest) -> Error {
     let text = format!("the registry stored {what} as {told}, but {sent} was sent");
     Error::new(Side::Destination, operation, text).with_retry(Retry::Brief)
+}
+
+/// The body of an answer, unless it has over `most` bytes.
+async fn whole(mut response: Response, most: usize) -> reqwest::Result<Option<Bytes>> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        if bytes.len() + chunk.len() > most {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(Some(bytes.into()))
 }
 
 /// True if a kept connection was closed by the far side before it answered: the request was most likely never read.
