@@ -5,6 +5,8 @@ use crate::image::{Digest, Tag};
 
 const OPERATION: &str = "parse image name";
 const LONGEST_REPOSITORY: usize = 255;
+/// How many of an engine's names are looked at for one that is near.
+const MOST_COMPARED: usize = 10_000;
 
 /// A name that fits the grammar, so it may go into a URL's path as it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,8 +111,11 @@ impl Name {
 pub(super) fn near(asked: &Name, names: &[String]) -> Vec<String> {
     let wanted = familiar(&asked.with_tag()).to_owned();
     let (wanted_repository, _) = split(&wanted);
+    // To compare two names takes as many steps as their lengths multiplied.
     let mut scored: Vec<(usize, usize, &str)> = names
         .iter()
+        .filter(|name| name.len() <= 2 * LONGEST_REPOSITORY)
+        .take(MOST_COMPARED)
         .filter_map(|name| {
             let (repository, _) = split(familiar(name));
             let distance = edit_distance(&wanted, familiar(name)).min(edit_distance(wanted_repository, repository));

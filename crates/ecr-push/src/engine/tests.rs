@@ -315,6 +315,15 @@ async fn an_answer_that_is_no_engines_is_an_error() {
 }
 
 #[tokio::test]
+async fn an_answer_without_end_is_not_heard_out() {
+    let body = format!("[{}]", " ".repeat(65 << 20));
+    let fake = Fake::start(&[("/v1.41/images/app:latest/json", Answer::json(200, &body))]);
+    let engine = Engine::connect_within(&at(&fake.socket()), Limits::default()).await.unwrap();
+    let error = engine.inspect("app").await.unwrap_err();
+    assert!(error.message().contains("its answer has over 64 MiB"), "{error}");
+}
+
+#[tokio::test]
 async fn ssh_says_why() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();

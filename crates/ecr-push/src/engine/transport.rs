@@ -1,7 +1,9 @@
 //! One HTTP/1.1 connection per call to the engine, over whatever stream leads there.
 
 use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bollard::BollardRequest;
@@ -11,7 +13,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Response, Uri};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
@@ -23,6 +25,9 @@ use crate::error::Result;
 
 /// How long ssh is given to say why it ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The largest answer but an export: a list of all images of a host with ten thousand has some 15 MiB.
+const LARGEST_ANSWER: u64 = 64 << 20;
 
 /// The way to one engine.
 pub(super) struct Transport {
@@ -73,13 +78,16 @@ impl Transport {
         self: Arc<Self>,
         mut request: BollardRequest,
     ) -> std::result::Result<Response<Incoming>, BollardError> {
-        let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str);
+        let path = request.uri().path_and_query().map_or("/", PathAndQuery::as_str).to_owned();
         let prefix = self.version_prefix.get().map_or("", String::as_str);
         *request.uri_mut() = format!("{prefix}{path}").parse::<Uri>()?;
         let host = HeaderValue::from_str(&self.host_header()).map_err(http::Error::from)?;
         request.headers_mut().insert(HOST, host);
 
+        // An export is taken as it comes, and never kept; any other answer is kept whole.
+        let most = if path.ends_with("/get") { u64::MAX } else { LARGEST_ANSWER };
         let Dialled { stream, complaint } = self.dial().await?;
+        let stream = Bounded { inner: stream, left: most };
         let answer = async {
             let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
             // What goes wrong on the connection comes out of the response or its body.
@@ -148,6 +156,38 @@ impl Transport {
             Address::Tcp { host, port, .. } => format!("{host}:{port}"),
             _ => "docker".to_owned(),
         }
+    }
+}
+
+/// A connection on which no more than `left` bytes come in.
+struct Bounded {
+    inner: Box<dyn Stream>,
+    left: u64,
+}
+
+impl AsyncRead for Bounded {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        let read = buf.filled().len().saturating_sub(before) as u64;
+        self.left = self.left.checked_sub(read).ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "its answer has over 64 MiB, which no description of images has")
+        })?;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Bounded {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
