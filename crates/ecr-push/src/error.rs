@@ -85,7 +85,7 @@ impl Error {
         Self(Box::new(Inner {
             side,
             operation: operation.into(),
-            message: message.into(),
+            message: clipped(message.into()),
             code: None,
             status: None,
             request_id: None,
@@ -130,7 +130,7 @@ impl Error {
     /// Adds what the user can do about it. May be called several times; hints are shown in order.
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hints.push(hint.into());
+        self.0.hints.push(clipped(hint.into()));
         self
     }
 
@@ -144,7 +144,7 @@ impl Error {
     /// Adds what the user should do before anything that is known already.
     #[must_use]
     pub fn with_first_hint(mut self, hint: impl Into<String>) -> Self {
-        self.0.hints.insert(0, hint.into());
+        self.0.hints.insert(0, clipped(hint.into()));
         self
     }
 
@@ -241,6 +241,19 @@ impl Error {
     }
 }
 
+/// The longest sentence. What it quotes may come from outside, and be a whole document.
+const LONGEST: usize = 4096;
+
+/// `text`, or its beginning and how much is missing.
+fn clipped(mut text: String) -> String {
+    let whole = text.len();
+    if whole > LONGEST {
+        text.truncate(text.floor_char_boundary(LONGEST));
+        text.push_str(&format!(" ... ({} more bytes)", whole - text.len()));
+    }
+    text
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0.message)
@@ -250,5 +263,19 @@ impl fmt::Display for Error {
 impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sentence_that_quotes_a_whole_document_is_cut() {
+        let error =
+            Error::new(Side::Source, "read", "é".repeat(100_000)).with_hint("x".repeat(4097)).with_first_hint("y");
+        assert!(error.message().len() < 4130 && error.message().ends_with("é ... (195904 more bytes)"));
+        assert_eq!(error.hints()[0], "y");
+        assert!(error.hints()[1].ends_with("x ... (1 more bytes)"));
     }
 }
