@@ -302,6 +302,15 @@ async fn the_budget_ends_tries_and_waits() {
 }
 
 #[tokio::test]
+async fn a_wait_that_no_clock_can_hold_ends_the_tries() {
+    let server = serve(|_| (429, format!("retry-after: {}\r\n", u64::MAX), String::new())).await;
+    let web_identity = identity(IdentityToken::Request(request(&server)));
+    let (events, _) = listener();
+    let error = provider(&server, &web_identity, Duration::from_secs(20), &events).obtain().await.unwrap_err();
+    assert!(error.hints().iter().any(|hint| hint.contains("tried 1 times")), "{:?}", error.hints());
+}
+
+#[tokio::test]
 async fn a_role_that_refuses_is_told_with_what_its_trust_policy_would_have_to_allow() {
     for (code, status, hint) in [
         ("AccessDenied", 403, ""),

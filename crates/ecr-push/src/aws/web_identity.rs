@@ -125,7 +125,8 @@ impl WebIdentityProvider {
                 _ => return Err(error),
             }
             let pause = error.retry_after().unwrap_or(wait);
-            if Instant::now() + pause >= deadline {
+            // A server may ask for a wait that no clock can hold.
+            if pause >= deadline.saturating_duration_since(Instant::now()) {
                 let seconds = self.limits.budget.as_secs();
                 return Err(error.with_hint(format!(
                     "tried {tries} times; token and role may take {seconds} s together, and another try would take longer"
