@@ -131,7 +131,9 @@ impl RegistryHost {
         };
         let (region, suffix) = rest.strip_prefix('.')?.split_once('.')?;
         let dual_stack = dual_stack_suffix(suffix)?;
-        let region: Region = region.parse().ok()?;
+        // A region may be written in several ways elsewhere, but a host name in one.
+        let code: Region = region.parse().ok()?;
+        let region = Some(code).filter(|code| code.as_str() == region)?;
         Some(Self { account: account.parse().ok()?, partition: Partition::of(&region), region, fips, dual_stack })
     }
 }
@@ -255,6 +257,15 @@ mod tests {
 
     fn region(code: &str) -> Region {
         code.parse().unwrap()
+    }
+
+    #[test]
+    fn a_host_name_is_read_letter_by_letter() {
+        assert!(RegistryHost::parse("123456789012.dkr.ecr.US-EAST-1.amazonaws.com").is_some());
+        for region in ["us_east_1", " us-east-1 ", "us-\u{212a}ast-1"] {
+            let host = format!("123456789012.dkr.ecr.{region}.amazonaws.com");
+            assert_eq!(RegistryHost::parse(&host), None, "{host}");
+        }
     }
 
     #[test]
