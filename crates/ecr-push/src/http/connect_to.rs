@@ -48,8 +48,11 @@ impl FromStr for ConnectTo {
         let fields = split(text).ok_or_else(|| refuse("four parts separated by `:` are expected"))?;
         let [host, port, to_host, to_port] = fields;
         let name = |part: &str| {
-            let bare = part.trim_matches(['[', ']']).to_ascii_lowercase();
-            (!bare.is_empty()).then_some(bare)
+            let bare = part.strip_prefix('[').and_then(|part| part.strip_suffix(']')).unwrap_or(part);
+            if bare.contains(['[', ']']) || bare.contains(|c: char| c.is_control() || c.is_whitespace()) {
+                return Err(refuse(&format!("`{}` is not a host", part.escape_debug())));
+            }
+            Ok((!bare.is_empty()).then(|| bare.to_ascii_lowercase()))
         };
         let number = |part: &str| match part {
             "" => Ok(None),
@@ -60,7 +63,7 @@ impl FromStr for ConnectTo {
                 .map(Some)
                 .ok_or_else(|| refuse(&format!("`{part}` is not a port"))),
         };
-        Ok(Self { host: name(host), port: number(port)?, to_host: name(to_host), to_port: number(to_port)? })
+        Ok(Self { host: name(host)?, port: number(port)?, to_host: name(to_host)?, to_port: number(to_port)? })
     }
 }
 
