@@ -94,12 +94,41 @@ impl Codec {
     }
 }
 
+/// The most that is unpacked of one stream. Nothing of it stays in memory, so this only ends what would never end: some MiB can be TiB of
+/// zeros. The largest layer that ECR takes has 52 GB, compressed.
+pub const MOST_UNPACKED: u64 = 1 << 40;
+
+/// Ends with an error where a stream becomes larger than `most`.
+pub struct Bounded<R> {
+    inner: R,
+    most: u64,
+    left: u64,
+}
+
+impl<R: Read> Bounded<R> {
+    /// A reader of at most `most` bytes; [`MOST_UNPACKED`] is for everything but tests.
+    pub fn new(inner: R, most: u64) -> Self {
+        Self { inner, most, left: most }
+    }
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(n as u64).ok_or_else(|| {
+            let text = format!("it is larger than {} bytes when unpacked, which no image is", self.most);
+            io::Error::new(io::ErrorKind::InvalidData, text)
+        })?;
+        Ok(n)
+    }
+}
+
 /// Unpacks a stream of any codec. Several gzip members or zstd frames are one stream.
 pub enum Decoder<R: Read> {
     /// gzip.
-    Gzip(Box<flate2::read::MultiGzDecoder<R>>),
+    Gzip(Box<Bounded<flate2::read::MultiGzDecoder<R>>>),
     /// zstd.
-    Zstd(Box<zstd::stream::read::Decoder<'static, io::BufReader<R>>>),
+    Zstd(Box<Bounded<zstd::stream::read::Decoder<'static, io::BufReader<R>>>>),
     /// Not compressed.
     None(R),
 }
@@ -110,9 +139,13 @@ impl<R: Read> Decoder<R> {
     /// # Errors
     /// If memory for it cannot be had.
     pub fn new(codec: Codec, reader: R) -> io::Result<Self> {
+        Self::with_bound(codec, reader, MOST_UNPACKED)
+    }
+
+    fn with_bound(codec: Codec, reader: R, most: u64) -> io::Result<Self> {
         Ok(match codec {
-            Codec::Gzip => Self::Gzip(Box::new(flate2::read::MultiGzDecoder::new(reader))),
-            Codec::Zstd => Self::Zstd(Box::new(zstd::stream::read::Decoder::new(reader)?)),
+            Codec::Gzip => Self::Gzip(Box::new(Bounded::new(flate2::read::MultiGzDecoder::new(reader), most))),
+            Codec::Zstd => Self::Zstd(Box::new(Bounded::new(zstd::stream::read::Decoder::new(reader)?, most))),
             Codec::None => Self::None(reader),
         })
     }
@@ -124,6 +157,28 @@ impl<R: Read> Read for Decoder<R> {
             Self::Gzip(decoder) => decoder.read(buffer),
             Self::Zstd(decoder) => decoder.read(buffer),
             Self::None(reader) => reader.read(buffer),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_unpacks_to_more_than_any_image_is_ended() {
+        let zeros = vec![0; 1 << 20];
+        for (codec, compression) in [(Codec::Gzip, Compression::Gzip), (Codec::Zstd, Compression::Zstd(3))] {
+            let mut packed = codec.head().to_vec();
+            Encoder::new(compression).unwrap().block(&zeros, &mut packed).unwrap();
+            packed.extend_from_slice(&codec.end(1 << 20, crc32fast::hash(&zeros)));
+            let read = |most| {
+                let mut bytes = Vec::new();
+                Decoder::with_bound(codec, packed.as_slice(), most).unwrap().read_to_end(&mut bytes).map(|_| bytes)
+            };
+            assert_eq!(read(1 << 20).unwrap(), zeros, "exactly as much as is allowed");
+            let error = read((1 << 20) - 1).unwrap_err();
+            assert_eq!(error.to_string(), "it is larger than 1048575 bytes when unpacked, which no image is");
         }
     }
 }

@@ -10,7 +10,7 @@ mod pool;
 use std::fmt;
 use std::str::FromStr;
 
-pub use codec::Decoder;
+pub use codec::{Bounded, Decoder, MOST_UNPACKED};
 pub use pool::Compressor;
 
 use crate::error::{Error, Result};

@@ -193,9 +193,10 @@ fn stopped() -> Error {
     Error::new(Side::Local, "read layer", "reading was stopped")
 }
 
-/// Room for what gzip may add to bytes that cannot be compressed: 5 bytes for each 64 KiB, and header and trailer.
+/// Room for what gzip may add to bytes that cannot be compressed: 5 bytes for each 64 KiB, and header and trailer. The size is what a
+/// tar's header says, which may be anything.
 fn worst_case(size: u64) -> u64 {
-    size + size / 8192 + 1024
+    size.saturating_add(size / 8192 + 1024)
 }
 
 impl LayerSink for Intake {

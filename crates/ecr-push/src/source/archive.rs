@@ -1,6 +1,6 @@
 //! Images in a tar: `docker save` in all its forms, and OCI layouts.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -12,6 +12,7 @@ use super::layout::{deliver, preview_of};
 use super::select::{Blobs, Selected, Selection, same_name, select};
 use super::tar_index::{Entries, Mode, Sniffed, Stored, sniff, wrong_digest};
 use super::{ConfigBlob, Content, Contents, Image, LayerRef, LayerSink, Preview, Source, StoredLayer, source_error};
+use crate::compress::{Bounded, MOST_UNPACKED};
 use crate::error::{Error, Result};
 use crate::image::{Config, DiffId, Digest, Kind};
 
@@ -179,7 +180,8 @@ fn plain(mut reader: Box<dyn Read + Send>, name: &str) -> Result<Box<dyn Read + 
     let whole = io::Cursor::new(head).chain(reader);
     if gzip {
         // Some tools write several members; all of them are the stream.
-        return Ok(Box::new(flate2::read::MultiGzDecoder::new(io::BufReader::with_capacity(256 * 1024, whole))));
+        let unpacked = flate2::read::MultiGzDecoder::new(io::BufReader::with_capacity(256 * 1024, whole));
+        return Ok(Box::new(Bounded::new(unpacked, MOST_UNPACKED)));
     }
     Ok(Box::new(whole))
 }
@@ -350,11 +352,11 @@ impl DockerImage {
 
     /// Delivers the layers that did not pass already, and checks each against the config's diff id.
     fn deliver(self, entries: &Entries, name: &str, sink: &mut dyn LayerSink) -> Result<Image> {
-        let mut delivered: Vec<(DiffId, LayerRef)> = Vec::new();
+        let mut delivered: HashMap<DiffId, LayerRef> = HashMap::new();
         let mut layers = Vec::new();
         let mut uncompressed = Vec::new();
         for (path, expected) in self.layers.iter().zip(&self.parsed.diff_ids) {
-            if let Some((_, layer)) = delivered.iter().find(|(diff_id, _)| diff_id == expected) {
+            if let Some(layer) = delivered.get(expected) {
                 layers.push(*layer);
                 continue;
             }
@@ -379,7 +381,7 @@ impl DockerImage {
                 )
                 .with_hint("save or copy the image again"));
             }
-            delivered.push((*expected, layer));
+            delivered.insert(*expected, layer);
             layers.push(layer);
         }
         sink.layers(uncompressed)?;

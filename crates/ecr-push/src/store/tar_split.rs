@@ -18,6 +18,9 @@ use super::tree::open_regular;
 /// How long a line may be. Segments are headers and padding: dockerd cuts padding every MiB, but did not always.
 const LINE_LIMIT: u64 = 16 << 20;
 
+/// The most that is read of one file, unpacked. It is read line by line, so this only ends what would never end.
+const MOST: u64 = 1 << 40;
+
 const BUFFER: usize = 64 << 10;
 
 /// What comes next in the tar.
@@ -58,12 +61,17 @@ struct Line<'a> {
 pub(super) struct Entries {
     lines: BufReader<MultiGzDecoder<BufReader<File>>>,
     line: Vec<u8>,
+    left: u64,
 }
 
 impl Entries {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let compressed = BufReader::with_capacity(BUFFER, open_regular(path)?.0);
-        Ok(Self { lines: BufReader::with_capacity(BUFFER, MultiGzDecoder::new(compressed)), line: Vec::new() })
+        Ok(Self {
+            lines: BufReader::with_capacity(BUFFER, MultiGzDecoder::new(compressed)),
+            line: Vec::new(),
+            left: MOST,
+        })
     }
 
     /// The next entry. The bytes of a segment replace those in `segment`.
@@ -76,6 +84,8 @@ impl Entries {
         if read == 0 {
             return Ok(None);
         }
+        self.left =
+            self.left.checked_sub(read as u64).ok_or_else(|| damaged("has over 1 TiB, which no layer needs"))?;
         if self.line.last() != Some(&b'\n') {
             let long = self.line.len() as u64 == LINE_LIMIT;
             return Err(damaged(if long { "has a line of over 16 MiB" } else { "ends within a line" }));
