@@ -1,5 +1,8 @@
 //! Which manifests of a layout are pushed: the reference, the platform, the attestations.
 
+use std::cell::Cell;
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use super::{Content, Contents, source_error};
@@ -8,6 +11,12 @@ use crate::image::{Config, Descriptor, Digest, Entry, Kind, Manifest, MediaType,
 
 /// How deep indexes may be nested.
 const MAX_DEPTH: usize = 4;
+
+/// How many manifests and configs are read for one image: each platform has four, with its attestation, and there are some twenty of those.
+const MAX_DOCUMENTS: usize = 2000;
+
+/// How many bytes they may have together.
+const MAX_BYTES: u64 = 64 << 20;
 
 /// What to do with BuildKit's attestations.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -83,8 +92,16 @@ pub(super) fn from_root(
     selection: &Selection,
 ) -> Result<Selected> {
     let original = root.digest;
-    let mut walk =
-        Walk { blobs, manifests: Vec::new(), needed: Vec::new(), contents: Contents::default(), missing: Vec::new() };
+    let mut walk = Walk {
+        blobs,
+        manifests: Vec::new(),
+        added: HashSet::new(),
+        needed: Vec::new(),
+        required: HashSet::new(),
+        contents: Contents::default(),
+        missing: Vec::new(),
+        read: Cell::new((0, 0)),
+    };
     let root = match &selection.platform {
         Some(wish) => walk.for_platform(root, platform.clone(), wish)?,
         None => root,
@@ -106,10 +123,16 @@ pub(super) fn from_root(
 struct Walk<'a> {
     blobs: &'a dyn Blobs,
     manifests: Vec<Manifest>,
+    /// Their digests.
+    added: HashSet<Digest>,
     needed: Vec<Descriptor>,
+    /// Their digests.
+    required: HashSet<Digest>,
     contents: Contents,
     /// What is not there, in words.
     missing: Vec<String>,
+    /// How many documents have been read, and how many bytes.
+    read: Cell<(usize, u64)>,
 }
 
 impl Walk<'_> {
@@ -121,7 +144,7 @@ impl Walk<'_> {
                 format!("the indexes of {} are nested too deep", self.blobs.name()),
             ));
         }
-        if self.manifests.iter().any(|known| known.digest == manifest.digest) {
+        if !self.added.insert(manifest.digest) {
             return Ok(());
         }
         if let Kind::Index { entries } = &manifest.kind {
@@ -154,14 +177,19 @@ impl Walk<'_> {
             None if entry.is_attestation => "an attestation".to_owned(),
             None => entry.descriptor.digest.short(),
         };
+        // An index may name the same manifest often: it is read once.
+        if self.added.contains(&entry.descriptor.digest) {
+            return Ok(());
+        }
         if self.blobs.size(&entry.descriptor.digest)?.is_none() {
             self.missing.push(named());
             return Ok(());
         }
-        let child = load(self.blobs, &entry.descriptor)?;
+        let child = self.load(&entry.descriptor)?;
         if !entry.is_attestation {
             return self.add(child, entry.platform.clone(), depth + 1);
         }
+        self.added.insert(child.digest);
         self.contents.attestations += 1;
         for blob in child.blobs() {
             if !self.require(blob)? {
@@ -188,7 +216,7 @@ impl Walk<'_> {
                 ),
             ));
         }
-        if !self.needed.iter().any(|known| known.digest == blob.digest) {
+        if self.required.insert(blob.digest) {
             self.needed.push(blob.clone());
         }
         Ok(true)
@@ -197,7 +225,33 @@ impl Walk<'_> {
     /// The platform an image's config names. Artifacts have none.
     fn platform_of(&self, manifest: &Manifest) -> Option<Platform> {
         let document = self.blobs.document(&manifest.config_digest()?).ok()?;
+        self.count(&document).ok()?;
         Config::parse(&document).ok().map(|config| config.platform)
+    }
+
+    /// The manifest a descriptor points at, checked and counted.
+    fn load(&self, descriptor: &Descriptor) -> Result<Manifest> {
+        let manifest = load(self.blobs, descriptor)?;
+        self.count(&manifest.bytes)?;
+        Ok(manifest)
+    }
+
+    /// Ends what would take hours or all memory: an index of some MiB can name others without end.
+    fn count(&self, document: &Bytes) -> Result<()> {
+        let (documents, bytes) = self.read.get();
+        let (documents, bytes) = (documents + 1, bytes + document.len() as u64);
+        self.read.set((documents, bytes));
+        if documents > MAX_DOCUMENTS || bytes > MAX_BYTES {
+            let name = self.blobs.name();
+            return Err(source_error(
+                "read image",
+                format!(
+                    "an index in {name} leads to over {MAX_DOCUMENTS} manifests and configs, or to over 64 MiB of them"
+                ),
+            )
+            .with_hint("no image has so many; push them one by one"));
+        }
+        Ok(())
     }
 
     /// The image for one platform.
@@ -214,7 +268,7 @@ impl Walk<'_> {
             if self.blobs.size(&entry.descriptor.digest)?.is_none() {
                 continue;
             }
-            let child = load(self.blobs, &entry.descriptor)?;
+            let child = self.load(&entry.descriptor)?;
             if matches!(child.kind, Kind::Index { .. }) {
                 return Err(source_error(
                     "choose platform",
@@ -241,7 +295,7 @@ impl Walk<'_> {
             [] => {
                 Err(source_error("drop attestations", format!("{} holds nothing but attestations", self.blobs.name())))
             }
-            [single] if self.blobs.size(&single.descriptor.digest)?.is_some() => load(self.blobs, &single.descriptor),
+            [single] if self.blobs.size(&single.descriptor.digest)?.is_some() => self.load(&single.descriptor),
             _ => reindex(&root, |entry| !entry.is_attestation),
         }
     }

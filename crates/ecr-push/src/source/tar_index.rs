@@ -18,6 +18,12 @@ use crate::image::{DiffId, Digest};
 /// A bound against archives made to exhaust memory.
 const MAX_ENTRIES: usize = 200_000;
 
+/// The longest name of an entry, and of what a link leads to: what Linux takes for a path (PATH_MAX).
+const MAX_PATH: usize = 4096;
+
+/// How many bytes of names are kept in memory.
+const MAX_NAMES: usize = 64 << 20;
+
 /// How many bytes of documents of one stream are kept in memory.
 const MAX_DOCUMENTS: u64 = 64 << 20;
 
@@ -63,6 +69,8 @@ impl Stored {
 pub(super) struct Entries {
     files: HashMap<String, Stored>,
     links: HashMap<String, String>,
+    /// Bytes of names and of what links lead to.
+    names: usize,
 }
 
 impl Entries {
@@ -171,7 +179,27 @@ impl Entries {
         if kind.is_dir() || kind.is_pax_global_extensions() {
             return Ok(None);
         }
+        if kind.is_gnu_sparse() {
+            // Its holes are read as zeros, of which a header can promise any number.
+            return Err(source_error("read archive", format!("{name} has a sparse file; it is no image archive"))
+                .with_hint("no engine writes such an archive: save the image again"));
+        }
         let raw = entry.path_bytes();
+        let target = entry.link_name_bytes();
+        let target_len = target.as_ref().map_or(0, |target| target.len());
+        if raw.len().max(target_len) > MAX_PATH {
+            return Err(source_error(
+                "read archive",
+                format!("{name} has an entry with a name of over 4096 bytes; it is no image archive"),
+            ));
+        }
+        self.names += raw.len() + target_len;
+        if self.names > MAX_NAMES {
+            return Err(source_error(
+                "read archive",
+                format!("{name} has over 64 MiB of names; it is no image archive"),
+            ));
+        }
         let raw = String::from_utf8_lossy(&raw).into_owned();
         let Some(path) = normal(&raw) else {
             return Err(source_error(
@@ -186,7 +214,7 @@ impl Entries {
             return Ok(Some(path));
         }
         if (kind.is_symlink() || kind.is_hard_link())
-            && let Some(target) = entry.link_name_bytes()
+            && let Some(target) = target
         {
             let target = String::from_utf8_lossy(&target).into_owned();
             let base = if kind.is_hard_link() { "" } else { path.rsplit_once('/').map_or("", |(parent, _)| parent) };
@@ -298,6 +326,12 @@ fn take(
             return Ok(None);
         }
         return Ok(Some(Stored::Content(Content::Memory(bytes.into()))));
+    }
+    if matches!(path, "manifest.json" | "index.json") {
+        return Err(source_error(
+            "read archive",
+            format!("the entry {path:?} has {size} bytes, more than the {DOCUMENT_LIMIT} allowed for a document"),
+        ));
     }
     let (layer, diff_id) = match (mode, kind) {
         (Mode::Docker, Sniffed::Tar) => {
