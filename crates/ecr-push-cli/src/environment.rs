@@ -33,7 +33,7 @@ impl Environment {
     }
 
     /// The given variables and no others.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn of(variables: &[(&str, &str)]) -> Self {
         let variables: Vec<(String, OsString)> = variables.iter().map(|(k, v)| (k.to_string(), v.into())).collect();
         Self {

@@ -5,6 +5,8 @@ mod args;
 mod ci;
 mod demo;
 mod environment;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 mod platform;
 mod report;
 mod request;

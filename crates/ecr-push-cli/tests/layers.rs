@@ -99,6 +99,11 @@ const ROOMS: &[RoomRule] = &[
         because: "a container engine is a place images come from; sources use it, not the other way round",
     },
     RoomRule { room: "push", uses: Rooms::Never(&[]), because: "the one room that joins the others" },
+    RoomRule {
+        room: "fuzzing",
+        uses: Rooms::Never(&["push"]),
+        because: "it hands bytes to whoever reads them; no build that is shipped has it",
+    },
 ];
 
 /// A piece of text that sources must not have, outside of tests.

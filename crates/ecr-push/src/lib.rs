@@ -11,6 +11,8 @@ pub mod containerd;
 pub mod engine;
 pub mod error;
 pub mod events;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod http;
 pub mod image;
 pub mod known;

@@ -81,6 +81,13 @@ impl Reporter {
         Self::of(View::Lines(Lines::new(false, sink)), sink, words, false, false)
     }
 
+    /// A task's reporter that nobody hears.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub fn silent(system: System, words: Words) -> Self {
+        let sink = Sink { system, stream: Stream::Nowhere };
+        Self::of(View::Lines(Lines::new(true, sink)), sink, words, true, false)
+    }
+
     fn of(view: View, sink: Sink, words: Words, quiet: bool, verbose: bool) -> Self {
         Self(Arc::new(Inner {
             view,

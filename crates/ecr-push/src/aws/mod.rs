@@ -8,6 +8,8 @@ mod credentials;
 mod denial;
 mod ecr;
 mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod hosts;
 mod images;
 mod layers;

@@ -90,14 +90,14 @@ fn malformed(operation: &str, what: &str) -> Error {
 
 /// The token as a header carries it, and the password in it. Some stand-ins end the text with a line break, which is no part
 /// of the password.
-fn read(secret: &str) -> Option<(String, String)> {
+pub(super) fn read(secret: &str) -> Option<(String, String)> {
     let whole = String::from_utf8(STANDARD.decode(secret.trim()).ok()?).ok()?;
     let text = whole.trim();
     let (_, password) = text.split_once(':')?;
     Some((STANDARD.encode(text), password.to_owned()))
 }
 
-fn account_of(endpoint: &str) -> Option<AccountId> {
+pub(super) fn account_of(endpoint: &str) -> Option<AccountId> {
     let url = Url::parse(endpoint).ok()?;
     RegistryHost::parse(url.host_str()?).map(|host| host.account)
 }

@@ -380,6 +380,12 @@ impl fmt::Display for Claims {
     }
 }
 
+/// What a token says of itself, in words.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn claims(token: &str) -> Option<String> {
+    Claims::of(token).map(|claims| claims.to_string())
+}
+
 /// A text from elsewhere, in one short line: it must not be able to look like lines of ours.
 fn printable(text: &str) -> String {
     let plain = |c: char| if c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric() { c } else { '?' };

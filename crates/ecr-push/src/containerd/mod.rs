@@ -8,6 +8,8 @@ mod blob;
 mod client;
 mod connection;
 mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod grpc;
 mod messages;
 mod name;

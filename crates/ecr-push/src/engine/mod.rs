@@ -9,6 +9,8 @@ mod context;
 mod endpoint;
 mod export;
 mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod name;
 mod ssh;
 mod tls;

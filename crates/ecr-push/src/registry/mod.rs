@@ -4,6 +4,8 @@ mod auth;
 mod body;
 mod docker_config;
 mod failure;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod pace;
 mod read;
 mod upload;

@@ -79,7 +79,7 @@ impl Repository {
     }
 
     /// Where the bytes of a session go.
-    fn session(&self, response: &Response) -> Result<Url> {
+    pub(super) fn session(&self, response: &Response) -> Result<Url> {
         let url = self.url("blobs/uploads/")?;
         let operation = START_UPLOAD;
         let refuse = |what: String| Err(Error::new(Side::Destination, operation, what));

@@ -4,6 +4,8 @@ mod archive;
 #[cfg(feature = "containerd")]
 mod containerd;
 mod daemon;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod layout;
 mod legacy_names;
 mod select;

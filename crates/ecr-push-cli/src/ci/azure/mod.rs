@@ -7,6 +7,8 @@
 mod agent;
 pub mod commands;
 mod credentials;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod inputs;
 
 use ecr_push::aws::{RegistryHost, is_aws_host};

@@ -5,6 +5,8 @@
 
 pub mod commands;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 
 use std::time::Duration;
 
