@@ -62,7 +62,13 @@ impl Spool {
     /// A new file. It has no name (or loses it at once) and mode 0600, so nobody else can open it and nothing stays
     /// behind, however the process ends.
     pub(super) fn create(&self) -> Result<Writer> {
-        let file = tempfile::tempfile_in(&*self.directory).map_err(|error| {
+        let made = tempfile::tempfile_in(&*self.directory).and_then(|file| {
+            // Made without a name, it has the mode that every new file has.
+            #[cfg(unix)]
+            file.set_permissions(std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+            Ok(file)
+        });
+        let file = made.map_err(|error| {
             let text = format!("no temporary file can be made in {}: {error}", self.directory.display());
             // EMFILE and ENFILE have no kind of their own.
             let hint = match error.raw_os_error() {
