@@ -99,6 +99,10 @@ impl Repository {
                 target.origin().ascii_serialization()
             ));
         }
+        // The client would make a second credential of it.
+        if !target.username().is_empty() || target.password().is_some() {
+            return refuse("the registry named an upload location with a user in it, which is not allowed".to_owned());
+        }
         Ok(target)
     }
 
