@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, StatusCode, header};
+use url::Url;
 
 use super::{Repository, failure};
 use crate::error::{Error, Result, Side};
-use crate::http::transport_error;
+use crate::http::{is_metadata_host, transport_error};
 use crate::image::{Digest, Hasher};
 
 /// What errors call it.
@@ -15,6 +16,23 @@ pub(crate) const READ_BLOB: &str = "read blob";
 
 /// How long reading one blob may take.
 const LONG: Duration = Duration::from_secs(3600);
+
+/// A registry may send readers to another host, and not just anywhere: not from https to http, where anybody on the way could see what
+/// is read, and not to the addresses of metadata, which answer this machine alone.
+fn check_redirect(from: &Url, target: &Url) -> Result<()> {
+    let host = target.host_str().unwrap_or_default();
+    let why = match target.scheme() {
+        "https" | "http" if is_metadata_host(host) => "the address of instance metadata",
+        "https" => return Ok(()),
+        "http" if from.scheme() == "http" => return Ok(()),
+        _ => "a place without TLS",
+    };
+    Err(Error::new(
+        Side::Destination,
+        READ_BLOB,
+        format!("the registry sends readers of a blob to {why}, which is refused"),
+    ))
+}
 
 impl Repository {
     /// Reads a blob and checks that its bytes have its digest. Answers its size.
@@ -69,6 +87,7 @@ impl Repository {
                     "the registry sends readers of a blob to a place that is no URL",
                 )
             })?;
+            check_redirect(&url, &target)?;
             let sent = self.http.client_for(&target).get(target.clone()).timeout(limit).send().await;
             response = sent.map_err(|error| transport_error(Side::Destination, READ_BLOB, &error, &target))?;
         }
@@ -88,5 +107,27 @@ impl Repository {
             return Err(Error::new(Side::Destination, READ_BLOB, text));
         }
         Ok(size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_are_not_sent_just_anywhere() {
+        let check = |from: &str, to: &str| check_redirect(&from.parse().unwrap(), &to.parse().unwrap()).is_ok();
+        assert!(check("https://registry.example/", "https://bucket.example/a?X-Amz-Signature=b"));
+        assert!(check("http://127.0.0.1:5000/", "http://localhost:9000/"));
+        for bad in [
+            "http://bucket.example/",
+            "https://169.254.169.254/",
+            "http://[fd00:ec2::254]/",
+            "file:///etc/passwd",
+            "ftp://h/",
+        ] {
+            assert!(!check("https://registry.example/", bad), "{bad}");
+        }
+        assert!(!check("http://registry.example/", "http://169.254.169.254/latest/meta-data/"));
     }
 }
