@@ -2,6 +2,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use secrecy::ExposeSecret;
 
 use super::token;
 use super::web_identity;
@@ -13,12 +14,16 @@ pub fn token(data: &[u8]) {
     let mut parts = parts(data).map(String::from_utf8_lossy);
     let mut part = || parts.next().unwrap_or_default();
     let (secret, endpoint, identity) = (part(), part(), part());
-    if let Some((basic, password)) = token::read(&secret) {
+    let read = |text: &str| {
+        let (basic, password) = token::read(text)?;
+        Some((basic.expose_secret().to_owned(), password.to_string()))
+    };
+    if let Some((basic, password)) = read(&secret) {
         assert!(http::HeaderValue::from_str(&format!("Basic {basic}")).is_ok(), "it goes into a header");
         let pair = String::from_utf8(STANDARD.decode(&basic).expect("base64")).expect("text");
         let (user, after) = pair.split_once(':').expect("a user and a password");
         assert!(!user.contains(':') && after == password);
-        assert_eq!(token::read(&basic), Some((basic, password)), "it is read as what it was");
+        assert_eq!(read(&basic), Some((basic, password)), "it is read as what it was");
     }
     if let Some(account) = token::account_of(&endpoint) {
         let url = url::Url::parse(&endpoint).expect("an address");

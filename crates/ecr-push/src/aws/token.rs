@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::Url;
 use secrecy::SecretString;
+use secrecy::zeroize::Zeroizing;
 
 use super::ecr::EcrApi;
 use super::failure;
@@ -57,7 +58,7 @@ impl EcrApi {
             return Err(malformed(READ_TOKEN, "holds a token that is not a user and a password"));
         };
         if !password.is_empty() {
-            self.events.emit(Event::Secret(password.into()));
+            self.events.emit(Event::Secret(password.as_str().into()));
         }
         let Some(endpoint) = endpoint.filter(|endpoint| !endpoint.is_empty()) else {
             return Err(malformed(READ_ENDPOINT, "names no registry endpoint"));
@@ -67,7 +68,7 @@ impl EcrApi {
             .and_then(|at| SystemTime::try_from(*at).ok())
             .filter(|at| *at > SystemTime::now());
         Ok(Token {
-            secret: secret.into(),
+            secret,
             expires_at,
             fetched_at,
             proxy_endpoint: endpoint.to_owned(),
@@ -90,11 +91,11 @@ fn malformed(operation: &str, what: &str) -> Error {
 
 /// The token as a header carries it, and the password in it. Some stand-ins end the text with a line break, which is no part
 /// of the password.
-pub(super) fn read(secret: &str) -> Option<(String, String)> {
-    let whole = String::from_utf8(STANDARD.decode(secret.trim()).ok()?).ok()?;
-    let text = whole.trim();
+pub(super) fn read(secret: &str) -> Option<(SecretString, Zeroizing<String>)> {
+    let whole = Zeroizing::new(STANDARD.decode(secret.trim()).ok()?);
+    let text = std::str::from_utf8(&whole).ok()?.trim();
     let (_, password) = text.split_once(':')?;
-    Some((STANDARD.encode(text), password.to_owned()))
+    Some((STANDARD.encode(text).into(), password.to_owned().into()))
 }
 
 pub(super) fn account_of(endpoint: &str) -> Option<AccountId> {

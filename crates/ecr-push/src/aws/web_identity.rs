@@ -15,6 +15,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use reqwest::header::{CONTENT_LENGTH, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Response, StatusCode, Url};
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -175,13 +176,16 @@ impl WebIdentityProvider {
         );
         let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
         let body = read(answer).await.map_err(|error| transport_error(Side::Credentials, REQUEST, &error, &url))?;
-        let json = serde_json::from_slice::<serde_json::Value>(&body).ok();
+        let mut json = serde_json::from_slice::<serde_json::Value>(&body).ok();
         let host = url.host_str().unwrap_or("the identity provider");
         if status.is_success() {
-            let token = json.as_ref().and_then(|json| json.get(&request.field)?.as_str()).map(str::trim);
-            return match token.filter(|token| !token.is_empty()) {
-                Some(token) => Ok(token.into()),
-                None => Err(without_token(host, &request.field, status)),
+            let token = match json.as_mut().and_then(|json| json.get_mut(&request.field)).map(serde_json::Value::take) {
+                Some(serde_json::Value::String(token)) => Zeroizing::new(token),
+                _ => Zeroizing::default(),
+            };
+            return match token.trim() {
+                "" => Err(without_token(host, &request.field, status)),
+                token => Ok(token.into()),
             };
         }
         let error = refused(host, status, json.as_ref(), &Secrets::of(request, &url));
@@ -250,8 +254,8 @@ pub(super) fn header(name: &str, value: &SecretString) -> Option<(HeaderName, He
     Some((name, value))
 }
 
-async fn read(mut answer: Response) -> reqwest::Result<Vec<u8>> {
-    let mut body = Vec::new();
+async fn read(mut answer: Response) -> reqwest::Result<Zeroizing<Vec<u8>>> {
+    let mut body = Zeroizing::new(Vec::new());
     while let Some(chunk) = answer.chunk().await? {
         body.extend_from_slice(&chunk);
         if body.len() > LARGEST_ANSWER {
@@ -317,7 +321,7 @@ const JOB_TOKEN: &str =
     "the job's own token may have expired, or the job may not be allowed to ask for identity tokens";
 
 /// What was sent and must not come back in a sentence.
-struct Secrets(Vec<String>);
+struct Secrets(Vec<Zeroizing<String>>);
 
 impl Secrets {
     /// Shorter ones would blank ordinary words.
@@ -330,11 +334,11 @@ impl Secrets {
         let query = url.query().map(str::to_owned).into_iter();
         let values = url.query_pairs().map(|(_, value)| value.into_owned());
         let all = words.map(str::to_owned).chain(query).chain(values);
-        Self(all.filter(|text| text.len() >= Self::SHORTEST).collect())
+        Self(all.filter(|text| text.len() >= Self::SHORTEST).map(Zeroizing::new).collect())
     }
 
     fn hidden(&self, text: &str) -> String {
-        self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"))
+        self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret.as_str(), "***"))
     }
 }
 

@@ -16,6 +16,16 @@ use url::Host;
 /// How much of ssh's standard error is kept for an error message.
 const COMPLAINT_BYTES: usize = 4096;
 
+/// What a CI system puts into the environment and ssh has no use for: `SendEnv` in its configuration could send it on.
+const NOT_FOR_SSH: [&str; 6] = [
+    "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+    "ACTIONS_RUNTIME_TOKEN",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "SYSTEM_ACCESSTOKEN",
+];
+
 /// Whom ssh is to call, checked so that nothing in it is taken for an option or for shell text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SshTarget {
@@ -96,7 +106,11 @@ pub(super) struct SshStream {
 impl SshStream {
     /// Starts `program` (`ssh`) for `target`.
     pub fn start(program: &str, target: &SshTarget, connect_seconds: u64) -> io::Result<(Self, Complaint)> {
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        for name in NOT_FOR_SSH {
+            command.env_remove(name);
+        }
+        let mut child = command
             .args(target.arguments(connect_seconds))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

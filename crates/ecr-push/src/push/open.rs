@@ -139,7 +139,7 @@ impl Destination {
         ));
         let published = if shown == PUBLIC_REGISTRY { pace_of(|rate| rate.public) } else { Vec::new() };
         let pace = Pace::new(&published, retry.waits());
-        let repository = Repository::new(http.clone(), base, repository, Auth::asked(login), pace, events);
+        let repository = Repository::new(http.clone(), base, repository, Auth::asked(login, events), pace, events);
         Ok(Self::new(repository, uri, None, events))
     }
 }

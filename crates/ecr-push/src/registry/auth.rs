@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::future::BoxFuture;
 use http::{HeaderValue, StatusCode};
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::sync::Mutex;
@@ -18,6 +19,7 @@ use url::Url;
 use super::docker_config::Login;
 use super::failure;
 use crate::error::{Error, Result, Side};
+use crate::events::{Event, Events};
 use crate::http::{Http, transport_error};
 
 /// A token as it came from whoever gives tokens out.
@@ -62,7 +64,8 @@ impl Inner {
 
 enum Method {
     Token(FetchToken),
-    Asked(Option<Login>),
+    /// The events are told each secret before it is sent.
+    Asked(Option<Login>, Events),
 }
 
 #[derive(Clone)]
@@ -94,8 +97,14 @@ impl Auth {
     }
 
     /// A login that is given when the registry asks for one.
-    pub fn asked(login: Option<Login>) -> Self {
-        Self::new(Method::Asked(login))
+    pub fn asked(login: Option<Login>, events: &Events) -> Self {
+        let told = match &login {
+            Some(Login::Password { username, password }) => vec![password.clone(), pair(username, password)],
+            Some(Login::IdentityToken(token)) => vec![token.clone()],
+            None => Vec::new(),
+        };
+        told.into_iter().for_each(|secret| tell(events, secret));
+        Self::new(Method::Asked(login, events.clone()))
     }
 
     /// Notes that the registry took the credential, or needs none.
@@ -117,7 +126,7 @@ impl Auth {
                 let current = self.0.current.try_lock().ok().and_then(|current| current.clone());
                 Self(Arc::new(Inner::new(Method::Token(Arc::clone(fetch)), current)))
             }
-            Method::Asked(login) => Self::asked(login.clone()),
+            Method::Asked(login, events) => Self::new(Method::Asked(login.clone(), events.clone())),
         }
     }
 
@@ -131,7 +140,7 @@ impl Auth {
         match (&*current, &self.0.method) {
             (Some(known), _) if !known.is_stale() => return Ok(Some(give(known))),
             // A registry that asks is answered when it asks: its challenge says how.
-            (_, Method::Asked(_)) => return Ok(None),
+            (_, Method::Asked(..)) => return Ok(None),
             _ => {}
         }
         let Method::Token(fetch) = &self.0.method else { return Ok(None) };
@@ -176,11 +185,12 @@ impl Auth {
                 *current = Some(from_token(&fetch().await?, generation + 1)?);
                 Ok(true)
             }
-            Method::Asked(login) => {
+            Method::Asked(login, events) => {
                 if status != StatusCode::UNAUTHORIZED {
                     return Ok(false);
                 }
-                let Some(fresh) = answer(http, repository, login.as_ref(), challenges, generation + 1).await? else {
+                let Some(fresh) = answer(http, repository, login.as_ref(), challenges, generation + 1, events).await?
+                else {
                     return Ok(false);
                 };
                 *current = Some(fresh);
@@ -211,11 +221,24 @@ fn from_token(token: &FetchedToken, generation: u64) -> Result<Current> {
 }
 
 pub(super) fn header(scheme: &str, secret: &SecretString) -> Result<HeaderValue> {
-    let mut value = HeaderValue::from_str(&format!("{scheme} {}", secret.expose_secret())).map_err(|_| {
+    let text = Zeroizing::new(format!("{scheme} {}", secret.expose_secret()));
+    let mut value = HeaderValue::from_str(&text).map_err(|_| {
         Error::new(Side::Destination, "authenticate", "the registry's token holds characters that no header may have")
     })?;
     value.set_sensitive(true);
     Ok(value)
+}
+
+/// What the Basic scheme makes of a user and a password.
+fn pair(username: &str, password: &SecretString) -> SecretString {
+    let text = Zeroizing::new(format!("{username}:{}", password.expose_secret()));
+    STANDARD.encode(text.as_bytes()).into()
+}
+
+fn tell(events: &Events, secret: SecretString) {
+    if !secret.expose_secret().is_empty() {
+        events.emit(Event::Secret(secret));
+    }
 }
 
 /// Answers a challenge. `None` if there is nothing to answer with.
@@ -225,17 +248,18 @@ async fn answer(
     login: Option<&Login>,
     challenges: &[String],
     generation: u64,
+    events: &Events,
 ) -> Result<Option<Current>> {
     let current = |header, stale_after| Current { header, generation, fetched: Instant::now(), stale_after };
     if let Some(bearer) = challenges.iter().find_map(|challenge| parse(challenge, "Bearer")) {
         let (token, lifetime) = bearer_token(http, repository, login, &bearer).await?;
+        tell(events, token.clone());
         return Ok(Some(current(header("Bearer", &token)?, Some(lifetime / 2))));
     }
     let basic = challenges.iter().any(|challenge| parse(challenge, "Basic").is_some());
     match login {
         Some(Login::Password { username, password }) if basic => {
-            let pair = SecretString::from(STANDARD.encode(format!("{username}:{}", password.expose_secret())));
-            Ok(Some(current(header("Basic", &pair)?, None)))
+            Ok(Some(current(header("Basic", &pair(username, password))?, None)))
         }
         _ => Ok(None),
     }
@@ -262,8 +286,8 @@ pub(super) fn parse(challenge: &str, scheme: &str) -> Option<Vec<(String, String
 
 #[derive(Deserialize)]
 struct TokenAnswer {
-    token: Option<String>,
-    access_token: Option<String>,
+    token: Option<SecretString>,
+    access_token: Option<SecretString>,
     expires_in: Option<u64>,
 }
 
@@ -350,7 +374,7 @@ pub(super) fn token_of(answer: &[u8]) -> Result<(SecretString, Duration)> {
     let token =
         answer.token.or(answer.access_token).ok_or_else(|| refused("the token server's answer holds no token"))?;
     // A minute is what the specification says of an answer without a lifetime.
-    Ok((token.into(), Duration::from_secs(answer.expires_in.unwrap_or(60).max(60))))
+    Ok((token, Duration::from_secs(answer.expires_in.unwrap_or(60).max(60))))
 }
 
 #[cfg(test)]
@@ -414,7 +438,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_bearer_token_that_went_stale_is_replaced_when_the_registry_asks() {
-        let auth = Auth::asked(Some(Login::Password { username: "u".into(), password: "p".to_owned().into() }));
+        let login = Login::Password { username: "u".into(), password: "p".to_owned().into() };
+        let auth = Auth::asked(Some(login), &Events::none());
         let challenge = [r#"Basic realm="x""#.to_owned()];
         let http = Http::new(&crate::http::HttpSettings::default()).unwrap();
         let renew =

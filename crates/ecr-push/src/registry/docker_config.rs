@@ -6,7 +6,8 @@ use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use secrecy::SecretString;
+use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -45,10 +46,10 @@ struct File {
 #[derive(Deserialize, Default)]
 #[serde(default)]
 struct Stored {
-    auth: Option<String>,
+    auth: Option<SecretString>,
     username: Option<String>,
-    password: Option<String>,
-    identitytoken: Option<String>,
+    password: Option<SecretString>,
+    identitytoken: Option<SecretString>,
 }
 
 impl DockerConfig {
@@ -62,12 +63,18 @@ impl DockerConfig {
         let fail =
             |what: String| Error::new(Side::Credentials, "read docker config", format!("{}: {what}", path.display()));
         let text = match std::fs::read(&path) {
-            Ok(text) => text,
+            Ok(text) => Zeroizing::new(text),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(fail(format!("cannot be read: {error}")).with_source(error)),
         };
-        let file: File =
-            serde_json::from_slice(&text).map_err(|error| fail("is not a docker config".into()).with_source(error))?;
+        // The parser's own words quote what it did not expect, which may be a password in the wrong place.
+        let file: File = serde_json::from_slice(&text).map_err(|error| {
+            fail("is not a docker config".into()).with_source(format!(
+                "line {}, column {}",
+                error.line(),
+                error.column()
+            ))
+        })?;
         // An empty helper means the file itself, as docker reads it.
         let helper = file.cred_helpers.get(host).or(file.creds_store.as_ref());
         if let Some(helper) = helper.filter(|helper| !helper.is_empty()) {
@@ -83,19 +90,21 @@ impl DockerConfig {
         }) else {
             return Ok(None);
         };
-        if let Some(token) = stored.identitytoken.clone().filter(|token| !token.is_empty()) {
-            return Ok(Some(Login::IdentityToken(token.into())));
+        let given = |secret: &Option<SecretString>| secret.clone().filter(|secret| !secret.expose_secret().is_empty());
+        if let Some(token) = given(&stored.identitytoken) {
+            return Ok(Some(Login::IdentityToken(token)));
         }
-        if let Some(auth) = stored.auth.as_deref().filter(|auth| !auth.is_empty()) {
-            let pair = STANDARD.decode(auth.trim()).ok().and_then(|bytes| String::from_utf8(bytes).ok());
-            let Some((username, password)) = pair.as_deref().and_then(|pair| pair.split_once(':')) else {
+        if let Some(auth) = given(&stored.auth) {
+            let pair = Zeroizing::new(STANDARD.decode(auth.expose_secret().trim()).unwrap_or_default());
+            let pair = std::str::from_utf8(&pair).ok();
+            let Some((username, password)) = pair.and_then(|pair| pair.split_once(':')) else {
                 return Err(fail(format!("the login for {host} is not `user:password` in base64")));
             };
             return Ok(Some(Login::Password { username: username.into(), password: password.into() }));
         }
         match (&stored.username, &stored.password) {
             (Some(username), Some(password)) => {
-                Ok(Some(Login::Password { username: username.clone(), password: password.clone().into() }))
+                Ok(Some(Login::Password { username: username.clone(), password: password.clone() }))
             }
             _ => Ok(None),
         }
@@ -106,7 +115,7 @@ impl DockerConfig {
 #[serde(rename_all = "PascalCase")]
 struct HelperAnswer {
     username: String,
-    secret: String,
+    secret: SecretString,
 }
 
 /// Asks `docker-credential-HELPER get` (docker credential helper protocol).
@@ -130,21 +139,21 @@ async fn ask_helper(helper: &str, host: &str) -> Result<Option<Login>> {
     }
     let waited = tokio::time::timeout(super::ANSWER, child.wait_with_output()).await;
     let output = waited.map_err(|_| fail("gives no answer".into()))?.map_err(|error| fail(error.to_string()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
+    let said = Zeroizing::new(output.stdout);
     if !output.status.success() {
         // The protocol's one answer for "no login here".
-        if text.contains("credentials not found") {
+        if String::from_utf8_lossy(&said).contains("credentials not found") {
             return Ok(None);
         }
         return Err(fail(format!("failed ({})", output.status)));
     }
     let answer: HelperAnswer =
-        serde_json::from_slice(&output.stdout).map_err(|_| fail("gives an answer that is no login".into()))?;
+        serde_json::from_slice(&said).map_err(|_| fail("gives an answer that is no login".into()))?;
     // `<token>` in place of a user marks an identity token.
     Ok(Some(if answer.username == "<token>" {
-        Login::IdentityToken(answer.secret.into())
+        Login::IdentityToken(answer.secret)
     } else {
-        Login::Password { username: answer.username, password: answer.secret.into() }
+        Login::Password { username: answer.username, password: answer.secret }
     }))
 }
 
@@ -173,5 +182,14 @@ mod tests {
         assert!(login("{", "host").await.unwrap_err().message().ends_with("is not a docker config"));
         let error = login(r#"{"auths":{"host":{"auth":"!"}}}"#, "host").await.unwrap_err();
         assert!(error.message().contains("not `user:password`"));
+    }
+
+    #[tokio::test]
+    async fn a_password_in_the_wrong_place_is_not_quoted() {
+        for config in [r#"{"auths":{"host":"geheimgeheim"}}"#, r#"{"auths":"geheimgeheim"}"#] {
+            let error = login(config, "host").await.unwrap_err();
+            assert!(!format!("{error:?}").contains("geheim"), "{error:?}");
+            assert!(std::error::Error::source(&error).unwrap().to_string().starts_with("line 1, column "));
+        }
     }
 }

@@ -323,7 +323,8 @@ mod tests {
         let http = Http::new(&HttpSettings::default()).unwrap();
         let base: Url = "http://registry.invalid/".parse().unwrap();
         let pace = Pace::new(&[], &Overlap::default());
-        let repository = Repository::new(http, base, "team/app", Auth::asked(None), pace, &Events::none());
+        let repository =
+            Repository::new(http, base, "team/app", Auth::asked(None, &Events::none()), pace, &Events::none());
         let verdict = || async { repository.start_upload().await.unwrap_err().retry() };
         assert_eq!(verdict().await, Retry::Brief, "most likely a wrong name");
         repository.note_answer(CHECK_BLOB, StatusCode::OK);
