@@ -42,15 +42,25 @@ impl Platform {
     }
 }
 
+/// Letters that no part of a platform has are shown as `?`: an image's author may write anything there, and logs and results are read
+/// by programs.
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.os, self.architecture)?;
-        match &self.variant {
-            Some(variant) => write!(f, "/{variant}"),
-            None => Ok(()),
+        use fmt::Write;
+        let parts = [Some(&self.os), Some(&self.architecture), self.variant.as_ref()];
+        for (number, part) in parts.into_iter().flatten().enumerate() {
+            if number > 0 {
+                f.write_char('/')?;
+            }
+            let shown = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '?' };
+            part.chars().take(LONGEST_SHOWN).try_for_each(|c| f.write_char(shown(c)))?;
         }
+        Ok(())
     }
 }
+
+/// Of each part. Those there are have fewer than ten letters.
+const LONGEST_SHOWN: usize = 40;
 
 impl FromStr for Platform {
     type Err = Error;
@@ -88,6 +98,13 @@ mod tests {
         for text in ["", "linux", "linux/", "/amd64", "linux/arm/v7/x", "linux/a b"] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_an_author_writes_there_is_shown_as_a_platform_or_as_question_marks() {
+        let hostile = Platform::new("linux\n##vso[task.complete]", "amd\u{202e}64", Some("\u{1b}[2J/x"));
+        assert_eq!(hostile.to_string(), "linux???vso?task.complete?/amd?64/??2j?x");
+        assert!(Platform::new(&"x".repeat(100_000), "amd64", None).to_string().len() < 100);
     }
 
     #[test]
