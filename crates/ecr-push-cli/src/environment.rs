@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use url::Url;
+
 /// A look at one variable.
 type Look = dyn Fn(&str) -> Option<OsString>;
 
@@ -18,8 +22,8 @@ impl Environment {
         Self { get: Box::new(|name| std::env::var_os(name)) }
     }
 
-    /// The process's own as it is now, with what an Azure Pipelines agent gives to a task alone taken away from the process: a
-    /// program that this one starts (a credential process, ssh) has no business with it (ci-contracts 1.3).
+    /// The process's own as it is now, with what an Azure Pipelines agent gives to a task alone, or GitHub's runner to an action, taken
+    /// away from the process: a program that this one starts (a credential process, ssh) has no business with it (ci-contracts 1.3).
     pub fn taken_from_process() -> Self {
         let variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
         for name in variables.keys().filter(|name| name.to_str().is_some_and(is_the_tasks_own)) {
@@ -57,6 +61,13 @@ impl Environment {
     /// is refused and not taken for none.
     pub fn raw(&self, name: &str) -> Option<String> {
         Some((self.get)(name)?.to_string_lossy().into_owned())
+    }
+
+    /// What must not be seen of the variables `names`, and of the addresses of proxies.
+    pub fn secrets(&self, names: &[&str]) -> Vec<String> {
+        let proxies = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"];
+        let passwords = proxies.iter().filter_map(|name| self.text(name)).flat_map(|url| of_proxy(&url));
+        names.iter().filter_map(|name| self.text(name)).chain(passwords).collect()
     }
 
     /// A variable that names a file or directory.
@@ -106,11 +117,66 @@ impl Environment {
     }
 }
 
+/// The password in a proxy's address, in the forms in which a proxy may say it back: as it is written, as it is meant, and as it is sent.
+pub fn of_proxy(address: &str) -> Vec<String> {
+    let address = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
+    let Ok(url) = Url::parse(&address) else { return Vec::new() };
+    let Some(written) = url.password() else { return Vec::new() };
+    let meant = decoded(written);
+    let sent = STANDARD.encode([decoded(url.username()), b":".into(), meant.clone()].concat());
+    vec![written.to_owned(), String::from_utf8_lossy(&meant).into_owned(), sent]
+}
+
+/// Without percent-encoding.
+fn decoded(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, behind @ ..] = rest {
+        let hex = behind.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match hex.filter(|_| *first == b'%') {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &behind[2..];
+            }
+            None => {
+                bytes.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    bytes
+}
+
 /// True for what the agent gives to the task and not to the programs it starts: inputs, secrets, service connections, the
 /// job's token. Microsoft's own library takes away all of it but the connections' addresses and data.
 fn is_the_tasks_own(name: &str) -> bool {
     const BEGINNINGS: [&str; 6] =
         ["INPUT_", "ENDPOINT_", "SECRET_", "SECUREFILE_", "VSTS_TASKVARIABLE_", "VSTS_SECRET_VARIABLES"];
-    const NAMES: [&str; 3] = ["VSTS_PUBLIC_VARIABLES", "COMMAND_CORRELATION_ID", "SYSTEM_ACCESSTOKEN"];
+    const NAMES: [&str; 5] = [
+        "VSTS_PUBLIC_VARIABLES",
+        "COMMAND_CORRELATION_ID",
+        "SYSTEM_ACCESSTOKEN",
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+        "ACTIONS_RUNTIME_TOKEN",
+    ];
     BEGINNINGS.iter().any(|beginning| name.starts_with(beginning)) || NAMES.contains(&name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_password_of_a_proxy_is_known_in_all_its_forms() {
+        let basic = STANDARD.encode("us%er:p@ss:wörd%");
+        let expected = ["p%40ss:w%C3%B6rd%", "p@ss:wörd%", basic.as_str()];
+        for address in ["http://us%25er:p%40ss:w%C3%B6rd%@proxy:3128", "us%25er:p%40ss:w%C3%B6rd%@proxy:3128"] {
+            let mut found = of_proxy(address);
+            found[0] = found[0].replace("%3A", ":");
+            assert_eq!(found, expected, "{address}");
+        }
+        assert!(of_proxy("http://user@proxy:3128").is_empty() && of_proxy("::").is_empty());
+        let environment = Environment::of(&[("HTTPS_PROXY", "http://u:secret-of-u@h"), ("T", "token")]);
+        assert_eq!(environment.secrets(&["T", "U"]), ["token", "secret-of-u", "secret-of-u", "dTpzZWNyZXQtb2YtdQ=="]);
+    }
 }

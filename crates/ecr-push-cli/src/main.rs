@@ -35,14 +35,20 @@ const FAILED: u8 = 1;
 /// Refused before any network call.
 const REFUSED: u8 = 2;
 
+/// What a command knows of secrets before it begins; those that come later are told by the library.
+pub const SECRETS: [&str; 3] = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_CONTAINER_AUTHORIZATION_TOKEN"];
+
 fn main() -> ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        Reporter::panicked(System::detect(&Environment::of_process()).unwrap_or(System::Plain), panic.location());
+    }));
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(error) => return ExitCode::from(misused(&error)),
+        Err(error) => return ExitCode::from(misused(error)),
     };
     // Before the first thread: a task's own variables are taken out of the environment.
     let environment = match cli.command {
-        Command::AzureTask(_) => Environment::taken_from_process(),
+        Command::AzureTask(_) | Command::GithubAction => Environment::taken_from_process(),
         _ => Environment::of_process(),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -66,7 +72,10 @@ fn main() -> ExitCode {
 }
 
 /// Answers what is no command: a mistake, or a question for help.
-fn misused(error: &clap::Error) -> u8 {
+fn misused(error: clap::Error) -> u8 {
+    // The answer repeats what was typed, which may come from elsewhere: a terminal obeys it, and a line break makes lines of its own.
+    let words = std::env::args_os().map(|word| ci::printable(&word.to_string_lossy()));
+    let error = Cli::try_parse_from(words).err().unwrap_or(error);
     match System::detect(&Environment::of_process()) {
         Some(system) if error.use_stderr() => Reporter::misused(system, &error.render().to_string()),
         // A closed pipe is no error.
@@ -79,8 +88,7 @@ async fn push(args: &PushArgs, environment: &Environment) -> u8 {
     let mut stops = Stops::listen();
     let reporter = Reporter::new(&args.report, environment);
     run::trace(&reporter, "");
-    let secrets = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"];
-    secrets.iter().filter_map(|name| environment.text(name)).for_each(|secret| reporter.secret(&secret));
+    environment.secrets(&SECRETS).iter().for_each(|secret| reporter.secret(secret));
     let work = async {
         let request = request::request(args, environment)?;
         request.files.iter().try_for_each(OutputFile::prepare)?;

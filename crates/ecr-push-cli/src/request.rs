@@ -134,6 +134,11 @@ fn destination(args: &DestinationArgs, aws: &AwsSettings, notices: &mut Vec<Stri
     let (host, name) = match (&args.repository, &args.to) {
         (Some(repository), _) if repository.contains("://") => {
             let bare = repository.split_once("://").map_or("", |(_, bare)| bare);
+            // What stands before an `@` of the host may be a password.
+            let bare = match bare.split_once('@') {
+                Some((user, rest)) if !user.contains('/') => rest,
+                _ => bare,
+            };
             return Err(Error::refused("parse repository name", format!("`{repository}` has a scheme"))
                 .with_hint(format!("write the repository as `{bare}`")));
         }
@@ -198,6 +203,11 @@ fn without_tag(name: &str) -> Result<&str> {
 }
 
 fn split_to(to: &str) -> Result<(&str, &str)> {
+    if to.rsplit("://").next().and_then(|to| to.split('/').next()).is_some_and(|host| host.contains('@')) {
+        // Not shown: what is before it may be a password.
+        return Err(Error::refused("parse destination", "`--to` has a user in front of the host")
+            .with_hint("log in with `docker login`, and write HOST[:PORT]/REPOSITORY"));
+    }
     let refuse = |what: &str| Error::refused("parse destination", format!("`--to {to}` {what}"));
     if let Some((scheme, rest)) = to.split_once("://") {
         let error = refuse("has a scheme").with_hint(format!("write `--to {rest}`"));

@@ -133,9 +133,27 @@ pub fn worth_hiding(secret: &str) -> Option<&str> {
     (secret.chars().count() >= SHORTEST_SECRET).then_some(secret)
 }
 
-/// Text without control characters, so that it stays on its line and cannot paint over the log.
+/// Text that stays on its line, cannot paint over the log, and is read in the order in which it is written.
 pub fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    text.chars().map(|c| if is_plain(c) { c } else { ' ' }).collect()
+}
+
+/// False for control characters, and for those that are not seen and turn text around, hide in it, or break its line (Unicode's
+/// bidirectional controls, zero-width letters, line and paragraph separators, tags).
+pub fn is_plain(c: char) -> bool {
+    let is_hidden = matches!(
+        c,
+        '\u{ad}'
+            | '\u{61c}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{2028}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e007f}'
+    );
+    !c.is_control() && !is_hidden
 }
 
 #[cfg(test)]
@@ -174,7 +192,8 @@ mod tests {
         }
         for system in [System::Plain, System::Azure, System::GitHub, System::GitLab, System::Buildkite] {
             assert_eq!(system.text("a\r\n\u{1b}[0Kb\u{85}c").chars().filter(|c| c.is_control()).count(), 0);
-            assert_eq!(system.text("pushed v1 - done"), "pushed v1 - done");
+            assert_eq!(system.text("a\u{202e}b\u{2066}\u{200b}\u{2028}\u{feff}"), "a b    ");
+            assert_eq!(system.text("pushed v1 - größe 画像"), "pushed v1 - größe 画像");
         }
     }
 

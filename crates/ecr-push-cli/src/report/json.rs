@@ -6,6 +6,8 @@ use ecr_push::events::BlobAction;
 use ecr_push::push::PushReport;
 use serde::Serialize;
 
+use crate::ci::is_plain;
+
 #[derive(Serialize)]
 struct Object {
     image: String,
@@ -41,7 +43,7 @@ struct Blob {
     reused_from: Option<String>,
 }
 
-/// The object, on one line.
+/// The object, on one line, in which nothing is a command of a CI system's or of a terminal's: agents look into standard output too.
 pub fn object(report: &PushReport) -> String {
     let object = Object {
         image: report.references().next().unwrap_or_else(|| report.uri()),
@@ -75,7 +77,20 @@ pub fn object(report: &PushReport) -> String {
         peak_temp_bytes: report.peak_temp_bytes,
     };
     // Strings and numbers always make JSON.
-    serde_json::to_string(&object).unwrap_or_default()
+    escaped(&serde_json::to_string(&object).unwrap_or_default())
+}
+
+/// The same JSON with the letters escaped that a log might act upon. They are in strings only.
+fn escaped(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.replace('#', "\\u0023").chars() {
+        if is_plain(c) {
+            text.push(c);
+        } else {
+            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| text.push_str(&format!("\\u{unit:04x}")));
+        }
+    }
+    text
 }
 
 /// To a thousandth.
@@ -89,5 +104,18 @@ fn word(action: BlobAction) -> &'static str {
         BlobAction::Mounted => "mounted",
         BlobAction::Sent => "sent",
         BlobAction::WouldSend => "would-send",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_log_might_act_upon_is_escaped_and_means_the_same() {
+        let text = "###vso[x]##[y] \u{9b}2J\u{202e}\u{2028}\u{7f}\u{e0041} größe # \u{1b}\n";
+        let json = escaped(&serde_json::to_string(text).unwrap());
+        assert_eq!(serde_json::from_str::<String>(&json).unwrap(), text);
+        assert!(!json.contains('#') && json.chars().all(is_plain) && json.contains("größe"), "{json}");
     }
 }

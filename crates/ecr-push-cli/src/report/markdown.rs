@@ -5,6 +5,7 @@ use ecr_push::push::PushReport;
 
 use super::files::values;
 use super::words::bytes;
+use crate::ci::printable;
 
 /// A table of what was pushed. Nothing in it comes from the image itself but digests and platform names.
 pub fn summary(report: &PushReport, source: &str) -> String {
@@ -31,15 +32,7 @@ pub fn summary(report: &PushReport, source: &str) -> String {
 
 /// Text that Markdown shows as it is, inside a table.
 fn code(text: &str) -> String {
-    let plain: String = text
-        .chars()
-        .map(|c| match c {
-            '`' => '\'',
-            '|' => '¦',
-            c if c.is_control() => ' ',
-            c => c,
-        })
-        .collect();
+    let plain = printable(text).replace('`', "'").replace('|', "¦");
     format!("`{plain}`")
 }
 

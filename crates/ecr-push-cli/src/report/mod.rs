@@ -8,6 +8,7 @@ mod markdown;
 mod progress;
 mod sink;
 mod summary;
+mod veil;
 mod words;
 
 use std::io::IsTerminal;
@@ -16,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use ecr_push::Error;
 use ecr_push::events::Event;
 use ecr_push::push::PushReport;
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 
 use crate::args::{CiArg, ProgressArg, ReportArgs};
 use crate::ci::{self, System};
@@ -44,7 +45,7 @@ struct Inner {
     progress: Progress,
     section: Mutex<bool>,
     tagged: Mutex<Vec<String>>,
-    secrets: Mutex<Vec<String>>,
+    secrets: Mutex<Vec<SecretString>>,
 }
 
 enum View {
@@ -136,8 +137,8 @@ impl Reporter {
     pub fn secret(&self, secret: &str) {
         let Some(secret) = ci::worth_hiding(secret) else { return };
         let mut secrets = lock(&self.0.secrets);
-        if !secrets.iter().any(|known| known == secret) {
-            secrets.push(secret.to_owned());
+        if !secrets.iter().any(|known| known.expose_secret() == secret) {
+            secrets.push(secret.into());
         }
         drop(secrets);
         if self.0.sink.stream == Stream::Output
@@ -147,10 +148,12 @@ impl Reporter {
         }
     }
 
-    /// `text` as it may be seen: without the secrets that are known, not endless, and with the task's words for flags.
+    /// `text` as it may be seen: without the secrets that are known, and those that look like one, not endless, and with the task's words
+    /// for flags.
     pub fn said(&self, text: &str) -> String {
-        let hidden = lock(&self.0.secrets).iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
-        words::translated(&words::shortened(&hidden), self.0.words)
+        let secrets = lock(&self.0.secrets);
+        let hidden = secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose_secret(), "***"));
+        words::translated(&words::shortened(&veil::veiled(&hidden)), self.0.words)
     }
 
     /// Starts a part of the log.
@@ -191,6 +194,13 @@ impl Reporter {
             Event::Notice(text) => return self.notice(text),
             Event::Warning(text) => return self.warning(text),
             Event::Detail(text) => return self.detail(text),
+            Event::Phase(phase) => {
+                let phase = Event::Phase(self.text(phase));
+                return match &self.0.view {
+                    View::Bars(bars) => bars.event(&phase),
+                    View::Lines(lines) => lines.event(&phase),
+                };
+            }
             Event::Secret(secret) => return self.secret(secret.expose_secret()),
             Event::Retrying { what, why, wait } => {
                 return self.notice(&format!("{what} failed: {why}; trying again in {:.1} s", wait.as_secs_f64()));
@@ -244,6 +254,17 @@ impl Reporter {
         text.lines().for_each(|line| sink.text(line));
         let sentence = text.lines().next().unwrap_or_default();
         if let Some(line) = system.error(sentence.trim_start_matches("error: ")) {
+            sink.command(&line);
+        }
+    }
+
+    /// Says that the program itself is at fault. What a panic says is left out: it may hold anything.
+    pub fn panicked(system: System, place: Option<&std::panic::Location<'_>>) {
+        let place = place.map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        let text = format!("this is a fault of ecr-push itself, at {place}: please report it");
+        let sink = Sink { system, stream: Stream::Error };
+        sink.text(&format!("error: {text}"));
+        if let Some(line) = system.error(&text) {
             sink.command(&line);
         }
     }

@@ -6,7 +6,7 @@ use ecr_push::{Error, Result};
 use serde_json::Value;
 use url::Url;
 
-use crate::environment::Environment;
+use crate::environment::{Environment, of_proxy};
 
 /// The agent's side of the environment. Names are converted as the agent does it (its `VarUtil`).
 pub struct Agent<'a>(pub &'a Environment);
@@ -165,10 +165,10 @@ impl Agent<'_> {
         let mut secrets: Vec<String> = variables.iter().filter_map(|name| self.variable(name)).collect();
         secrets.extend(environment.iter().filter_map(|name| self.0.text(name)));
         secrets.extend(self.access_token());
-        let proxies = [self.variable("Agent.ProxyUrl"), self.0.text("HTTPS_PROXY"), self.0.text("HTTP_PROXY")];
-        let passwords =
-            proxies.iter().flatten().filter_map(|proxy| Url::parse(proxy).ok()?.password().map(str::to_owned));
-        secrets.extend(passwords);
+        secrets.extend(self.0.secrets(&[]));
+        if let Some(proxy) = self.variable("Agent.ProxyUrl").and_then(|address| self.proxy(&address).ok()) {
+            secrets.extend(of_proxy(&proxy));
+        }
         if let Some(connection) = connection {
             secrets.extend(
                 [&connection.key_id, &connection.secret, &connection.session_token].into_iter().flatten().cloned(),

@@ -23,7 +23,7 @@ use crate::platform::Stops;
 use crate::report::{self, Reporter, Words};
 use crate::request::{self, Request};
 use crate::run::{self, End, until_stopped};
-use crate::{PUSHED, UNFINISHED, status};
+use crate::{PUSHED, SECRETS, UNFINISHED, status};
 
 /// What the action calls the flags of the command line, as far as it has inputs for them.
 const WORDS: Words = &[
@@ -46,10 +46,8 @@ pub async fn action(environment: &Environment) -> u8 {
     let mut stops = Stops::listen();
     let reporter = Reporter::of_task(System::GitHub, WORDS);
     let runner = Runner(environment);
-    ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", TOKEN]
-        .iter()
-        .filter_map(|name| environment.text(name))
-        .for_each(|secret| reporter.secret(&secret));
+    environment.secrets(&SECRETS).iter().for_each(|secret| reporter.secret(secret));
+    environment.secrets(&[TOKEN]).iter().for_each(|secret| reporter.secret(secret));
     run::trace(&reporter, "");
     let work = async {
         let image = runner.required("image")?;
