@@ -244,9 +244,21 @@ impl Running {
         self.child.id().expect("the program runs")
     }
 
+    /// Its process.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("the program runs")
+    }
+
+    /// False once it has ended.
+    pub fn is_alive(&self) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        // Behind the name, which is in parentheses; Z is one that nobody has waited for.
+        status.rsplit(')').next().is_some_and(|rest| !rest.is_empty() && !rest.trim_start().starts_with('Z'))
+    }
+
     /// Sends a signal, such as `INT`.
     pub fn signal(&self, name: &str) {
-        let pid = self.child.id().expect("the program runs").to_string();
+        let pid = self.id().to_string();
         assert!(std::process::Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
     }
 
