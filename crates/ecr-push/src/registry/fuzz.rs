@@ -9,16 +9,19 @@ use secrecy::ExposeSecret;
 use tokio::runtime::Runtime;
 use url::Url;
 
-use super::{Auth, Repository, auth, failure, retry_for};
+use super::{Auth, Pace, Repository, auth, failure, retry_for};
+use crate::events::Events;
 use crate::fuzzing::{check_error, parts};
 use crate::http::{Http, HttpSettings};
+use crate::retry::Overlap;
 
 thread_local! {
     static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be made");
     static REPOSITORY: Repository = {
         let http = Http::new(&HttpSettings::default()).expect("the client can be made");
         let base = "https://registry.example/".parse().expect("a URL");
-        Repository::new(http, base, "team/app", Auth::asked(None))
+        let (pace, events) = (Pace::new(&[], &Overlap::default()), Events::none());
+        Repository::new(http, base, "team/app", Auth::asked(None, &events), pace, &events)
     };
 }
 
