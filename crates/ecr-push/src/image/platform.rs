@@ -53,22 +53,24 @@ impl fmt::Display for Platform {
                 f.write_char('/')?;
             }
             let shown = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '?' };
-            part.chars().take(LONGEST_SHOWN).try_for_each(|c| f.write_char(shown(c)))?;
+            part.chars().take(LONGEST).try_for_each(|c| f.write_char(shown(c)))?;
         }
         Ok(())
     }
 }
 
-/// Of each part. Those there are have fewer than ten letters.
-const LONGEST_SHOWN: usize = 40;
+/// No part has more letters, nor is more of one shown. Those there are have fewer than ten.
+const LONGEST: usize = 40;
 
 impl FromStr for Platform {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
         let parts: Vec<&str> = text.split('/').collect();
-        let plain =
-            |part: &&str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        let plain = |part: &&str| {
+            (1..=LONGEST).contains(&part.len())
+                && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+        };
         if !(2..=3).contains(&parts.len()) || !parts.iter().all(plain) {
             return Err(Error::refused(
                 "parse platform",
@@ -95,7 +97,8 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), normal);
         }
-        for text in ["", "linux", "linux/", "/amd64", "linux/arm/v7/x", "linux/a b"] {
+        let long = format!("linux/{}", "x".repeat(41));
+        for text in ["", "linux", "linux/", "/amd64", "linux/arm/v7/x", "linux/a b", &long] {
             assert!(text.parse::<Platform>().is_err(), "{text}");
         }
     }
