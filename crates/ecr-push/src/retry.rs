@@ -88,6 +88,12 @@ impl RetryBudget {
         Self { trouble: Overlap::default(), waits: Overlap::default(), retries: Arc::default(), limit, events }
     }
 
+    /// The same budget, of which no more than `limit` may be used.
+    #[must_use]
+    pub fn at_most(&self, limit: Duration) -> Self {
+        Self { limit: self.limit.min(limit), ..self.clone() }
+    }
+
     /// How often anything was tried again.
     pub fn retries(&self) -> u64 {
         self.retries.load(Ordering::Relaxed)

@@ -16,6 +16,10 @@ use crate::image::{AccountId, RepositoryName};
 use crate::registry::{Auth, DockerConfig, FetchToken, FetchedToken, Pace, Repository};
 use crate::retry::RetryBudget;
 
+/// How long the first answer of the API is tried for. Nobody has been reached yet: it may be an outage, and as well a wrong address or a
+/// proxy that is not there, of which a user wants to hear before the whole budget is gone.
+const FIRST_ANSWER: Duration = Duration::from_secs(20);
+
 impl Destination {
     /// Resolves credentials and region, fetches the first token.
     pub(super) async fn open(
@@ -63,7 +67,10 @@ impl Destination {
         for skipped in api.skipped_sources() {
             events.emit(Event::Detail(format!("credentials not from {skipped}")));
         }
-        let token = retry.run("get token", || async { lasting(api.token(registry_id.as_ref()).await) }).await?;
+        let token = retry
+            .at_most(FIRST_ANSWER)
+            .run("get token", || async { lasting(api.token(registry_id.as_ref()).await) })
+            .await?;
         let account = registry_id.clone().or_else(|| token.account.clone());
         let region = api.region().clone();
         let base = if api.endpoint_overridden() {
