@@ -45,8 +45,11 @@ pub(super) async fn refusal(operation: &str, repository: &str, mut response: Res
     let first = serde_json::from_slice::<Body>(&bytes).ok().and_then(|body| body.errors.into_iter().next());
     let mut error = match first {
         Some(item) => {
-            let text = if item.message.is_empty() { item.code.clone() } else { one_line(&item.message) };
-            Error::new(Side::Destination, operation, text).with_code(item.code)
+            let code = one_line(&item.code);
+            let text = one_line(&item.message);
+            let said = [text, code.clone()].into_iter().find(|text| !text.is_empty());
+            let text = said.unwrap_or_else(|| bare(operation, &host, status, b""));
+            Error::new(Side::Destination, operation, text).with_code(code)
         }
         None => Error::new(Side::Destination, operation, bare(operation, &host, status, &bytes)),
     };
@@ -121,6 +124,21 @@ fn explain(error: Error, repository: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_code_is_one_line_too_and_nothing_is_no_reason() {
+        for (body, said) in [
+            (r#"{"errors":[{"code":"TOO\r\nMANY"}]}"#, "TOO MANY"),
+            (
+                r#"{"errors":[{"code":" ","message":"\n"}]}"#,
+                "no.url.provided.local answered 429 Too Many Requests to `check blob` without a reason",
+            ),
+        ] {
+            let answer = http::Response::builder().status(429).body(body).unwrap();
+            let error = refusal("check blob", "app", answer.into()).await;
+            assert_eq!(error.message(), said);
+        }
+    }
 
     #[test]
     fn a_wait_is_seconds_or_a_date() {
