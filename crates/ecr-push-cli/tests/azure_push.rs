@@ -572,7 +572,8 @@ async fn k63_a_call_is_tried_three_times_more() {
     let error = lasting.failed();
     assert!(error.starts_with("Failed to obtain authorization token to log in to ECR, error: "), "{error}");
     assert!(error.contains("out of order"), "{error}");
-    assert_eq!(all, 4);
+    // The old task gave up here; this one has a budget of time.
+    assert!(all >= 4, "{all}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

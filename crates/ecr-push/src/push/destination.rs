@@ -22,6 +22,9 @@ use crate::retry::RetryBudget;
 /// Digests asked for in one call (ecr-facts 2.4).
 const ASK_AT_ONCE: usize = 100;
 
+/// How long a call about the repository is tried for: nothing has been read yet, and nothing would be lost.
+const API: Duration = Duration::from_secs(20);
+
 /// How many `HEAD` requests go on at a time where there is no call that asks for many blobs.
 const HEADS: usize = 16;
 
@@ -109,6 +112,7 @@ impl Ecr {
     /// What the repository is like, or that it is not there.
     pub(super) async fn describe(&self) -> Result<Option<RepositoryFacts>> {
         self.retry
+            .at_most(API)
             .run("describe repository", || self.api.describe_repository(self.registry_id.as_ref(), &self.name))
             .await
     }
@@ -178,6 +182,7 @@ impl Destination {
         if create {
             let created = ecr
                 .retry
+                .at_most(API)
                 .run("create repository", || ecr.api.create_repository(ecr.registry_id.as_ref(), &ecr.name))
                 .await;
             return match created {
