@@ -64,6 +64,7 @@ async fn json_is_one_object_with_everything() {
         "bytes_skipped",
         "bytes_mounted",
         "seconds",
+        "seconds_waited",
         "retries",
         "peak_temp_bytes",
     ];
