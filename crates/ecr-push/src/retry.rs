@@ -112,17 +112,18 @@ impl RetryBudget {
     where
         F: Future<Output = Result<T>>,
     {
-        let mut started = Instant::now();
-        let error = match operation().await {
-            Ok(value) => return Ok(value),
-            Err(error) => error,
-        };
-        let _trouble = self.trouble.hold();
-        let mut error = error;
+        let mut trouble = None;
         let mut tries = 0;
         let mut waits = back_off();
         let mut waited = Duration::ZERO;
         loop {
+            let started = Instant::now();
+            // Boxed, because operations are large and there are many.
+            let error = match Box::pin(operation()).await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            trouble.get_or_insert_with(|| self.trouble.hold());
             tries += 1;
             match error.retry() {
                 Retry::Backoff | Retry::Throttled => {}
@@ -136,7 +137,6 @@ impl RetryBudget {
                     "tried again for {seconds} s; `--retry-budget` sets how long a push may go on trying"
                 )));
             }
-            // What the service asks for is the least: one that asks for no wait at all must not be asked a thousand times a second.
             // A connection that broke later than after the wait before it was no refusal: the way is open at times, and waiting longer and
             // longer would not open it.
             let is_broken = error.status().is_none();
@@ -145,19 +145,13 @@ impl RetryBudget {
             }
             let own = waits.next().unwrap_or(MAX_WAIT).min(MAX_WAIT);
             let own = if is_broken { own.max(started.elapsed().min(MAX_COST)) } else { own };
+            // What the service asks for is the least: one that asks for no wait at all must not be asked a thousand times a second.
             let wait = error.retry_after().map_or(own, |asked| asked.max(own));
             let wait = wait.min(self.limit.saturating_sub(spent).max(Duration::from_millis(50)));
             waited = wait;
             self.note(what, &error, wait);
-            {
-                let _waiting = self.waits.hold();
-                tokio::time::sleep(wait).await;
-            }
-            started = Instant::now();
-            error = match operation().await {
-                Ok(value) => return Ok(value),
-                Err(error) => error,
-            };
+            let _waiting = self.waits.hold();
+            tokio::time::sleep(wait).await;
         }
     }
 
