@@ -19,6 +19,7 @@
 //! ```
 
 #![forbid(unsafe_code)]
+#![cfg_attr(not(feature = "proxy"), allow(dead_code, unused_variables, reason = "the proxy has a share in much"))]
 #![warn(missing_docs)]
 
 mod api;
@@ -31,6 +32,7 @@ mod http;
 mod imds;
 mod manifest;
 mod policy;
+#[cfg(feature = "proxy")]
 mod proxy;
 mod recorder;
 mod registry;
@@ -58,6 +60,7 @@ use tokio::task::JoinHandle;
 pub use config::{Config, Imds, ImdsMode, Key, Limits, MissingRepository, Rate, Storage, Sts, Tls};
 pub use faults::{Answer, ConnectionAction, ConnectionFault, Fault, FaultAction};
 pub use policy::Policy;
+#[cfg(feature = "proxy")]
 pub use proxy::{FaultProxy, ProxyConfig};
 pub use recorder::RecordedRequest;
 pub use rule::Rule;

@@ -21,6 +21,7 @@ use crate::engine::Engine;
 use crate::faults::{ConnectionAction, ConnectionHit, Script};
 use crate::http::{Request, RequestBody, Response, ResponseExt, answer};
 use crate::imds::Metadata;
+#[cfg(feature = "proxy")]
 use crate::proxy::{Proxy, Way};
 use crate::recorder::Recorder;
 use crate::registry::Target;
@@ -34,6 +35,7 @@ use crate::{api, registry, s3, sts};
 pub(crate) enum Service {
     Ecr(Arc<Engine>),
     Metadata(Arc<Metadata>),
+    #[cfg(feature = "proxy")]
     Proxy(Arc<Proxy>, Way),
 }
 
@@ -42,6 +44,7 @@ impl Service {
         match self {
             Self::Ecr(engine) => &engine.script,
             Self::Metadata(metadata) => &metadata.engine().script,
+            #[cfg(feature = "proxy")]
             Self::Proxy(proxy, _) => &proxy.script,
         }
     }
@@ -50,6 +53,7 @@ impl Service {
         match self {
             Self::Ecr(engine) => &engine.recorder,
             Self::Metadata(metadata) => &metadata.engine().recorder,
+            #[cfg(feature = "proxy")]
             Self::Proxy(proxy, _) => &proxy.recorder,
         }
     }
@@ -59,6 +63,7 @@ impl Service {
         match self {
             Self::Ecr(engine) => Some(engine),
             Self::Metadata(metadata) => Some(metadata.engine()),
+            #[cfg(feature = "proxy")]
             Self::Proxy(..) => None,
         }
     }
@@ -99,6 +104,7 @@ async fn connection(tcp: TcpStream, tls: Option<TlsAcceptor>, service: Service, 
         return;
     }
     let socket = Socket::new(tcp, ending.clone(), hit);
+    #[cfg(feature = "proxy")]
     if let Service::Proxy(proxy, Way::Upstream) = &service {
         proxy.carry(socket, None, ending, shutdown).await;
         return;
@@ -208,6 +214,7 @@ async fn serve(service: &Service, ending: &Ending, request: Request) -> io::Resu
         Service::Ecr(engine) => engine,
         Service::Metadata(metadata) => metadata.engine(),
         // Its answers are another server's.
+        #[cfg(feature = "proxy")]
         Service::Proxy(proxy, way) => return proxy.serve(way, ending, request).await,
     };
     let response = route(service, engine, request).await?;

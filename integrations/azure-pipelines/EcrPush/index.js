@@ -71,11 +71,8 @@ function remove(folder) {
 }
 
 function run({ program, folder }) {
-  // Nothing is ever written to the child's standard input. Its end tells the program that this process is gone, even when it was
-  // killed: the agent kills this process alone, and the program would otherwise push on.
-  const child = spawn(program, ['azure-task', '--parent-pipe'], { stdio: ['pipe', 'inherit', 'inherit'] });
-  // Node.js 10 gives none if the program cannot be started.
-  if (child.stdin) child.stdin.on('error', () => {});
+  // Before the program is there: on a busy machine it can be at work, and the agent's signal here, before this goes on.
+  let child;
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP', 'SIGBREAK']) {
     try {
       // On Windows the console tells the child itself, and `kill` would end it at once.
@@ -84,6 +81,11 @@ function run({ program, folder }) {
       // A signal that this system does not have.
     }
   }
+  // Nothing is ever written to the child's standard input. Its end tells the program that this process is gone, even when it was
+  // killed: the agent kills this process alone, and the program would otherwise push on.
+  child = spawn(program, ['azure-task', '--parent-pipe'], { stdio: ['pipe', 'inherit', 'inherit'] });
+  // Node.js 10 gives none if the program cannot be started.
+  if (child.stdin) child.stdin.on('error', () => {});
   child.on('error', (error) => {
     remove(folder);
     fail('The program of this task could not be started: ' + error.message);
