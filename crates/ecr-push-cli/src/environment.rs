@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use percent_encoding::percent_decode_str;
 use url::Url;
 
 /// A look at one variable.
@@ -122,29 +123,9 @@ pub fn of_proxy(address: &str) -> Vec<String> {
     let address = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let Ok(url) = Url::parse(&address) else { return Vec::new() };
     let Some(written) = url.password() else { return Vec::new() };
-    let meant = decoded(written);
-    let sent = STANDARD.encode([decoded(url.username()), b":".into(), meant.clone()].concat());
+    let meant = percent_decode_str(written).collect::<Vec<u8>>();
+    let sent = STANDARD.encode([percent_decode_str(url.username()).collect(), b":".into(), meant.clone()].concat());
     vec![written.to_owned(), String::from_utf8_lossy(&meant).into_owned(), sent]
-}
-
-/// Without percent-encoding.
-fn decoded(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let [first, behind @ ..] = rest {
-        let hex = behind.get(..2).and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
-        match hex.filter(|_| *first == b'%') {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &behind[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = behind;
-            }
-        }
-    }
-    bytes
 }
 
 /// True for what the agent gives to the task and not to the programs it starts: inputs, secrets, service connections, the
