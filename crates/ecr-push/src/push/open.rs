@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use http::StatusCode;
 use url::{Host, Url};
 
-use super::destination::{ACTIONS, Destination, DestinationSpec, Ecr};
+use super::destination::{ACTIONS, API, Destination, DestinationSpec, Ecr};
 use crate::aws::{AwsSettings, EcrApi, PUBLIC_REGISTRY, RATES, Rate, RegistryHost, is_aws_host, registry_host};
 use crate::error::{Error, Result, Retry, Side};
 use crate::events::{Event, Events};
@@ -15,10 +15,6 @@ use crate::http::Http;
 use crate::image::{AccountId, RepositoryName};
 use crate::registry::{Auth, DockerConfig, FetchToken, FetchedToken, Pace, Repository};
 use crate::retry::RetryBudget;
-
-/// How long the first answer of the API is tried for. Nobody has been reached yet: it may be an outage, and as well a wrong address or a
-/// proxy that is not there, of which a user wants to hear before the whole budget is gone.
-const FIRST_ANSWER: Duration = Duration::from_secs(20);
 
 impl Destination {
     /// Resolves credentials and region, fetches the first token.
@@ -67,10 +63,8 @@ impl Destination {
         for skipped in api.skipped_sources() {
             events.emit(Event::Detail(format!("credentials not from {skipped}")));
         }
-        let token = retry
-            .at_most(FIRST_ANSWER)
-            .run("get token", || async { lasting(api.token(registry_id.as_ref()).await) })
-            .await?;
+        let token =
+            retry.at_most(API).run("get token", || async { lasting(api.token(registry_id.as_ref()).await) }).await?;
         let account = registry_id.clone().or_else(|| token.account.clone());
         let region = api.region().clone();
         let base = if api.endpoint_overridden() {
