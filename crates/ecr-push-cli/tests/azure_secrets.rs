@@ -4,16 +4,14 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use common::agent::{Aws, JOB_TOKEN, Job, ROLE, identity_token, token_desk};
 use common::desk::{Desk, Reply};
 use common::engine::{Quirks, RecordedEngine};
-use common::{KEY, Program, SECRET, Stand, closed_port};
+use common::{KEY, Program, SECRET, Stand, closed_port, files, percent_encoded};
 use local_ecr::{Answer, Config, Fault, FaultAction, Imds, Key, Sts};
 
 /// Every secret that a run below is given; each has a form of its own.
@@ -50,27 +48,6 @@ fn all_secrets() -> Vec<String> {
     // How the registry's tokens and passwords start.
     all.extend(["QVdTOmJH", "bG9jYWwtZWNy"].map(str::to_owned));
     all
-}
-
-/// Percent-encoding, as a URL has it.
-fn percent_encoded(text: &str) -> String {
-    let letter = |b: u8| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") };
-    text.bytes().map(letter).collect()
-}
-
-/// Files with their contents, below a folder.
-fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let mut open = vec![folder.to_owned()];
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            match entry.path() {
-                path if path.is_dir() => open.push(path),
-                path => drop(found.insert(path.clone(), std::fs::read(&path).unwrap_or_default())),
-            }
-        }
-    }
-    found
 }
 
 #[track_caller]

@@ -4,7 +4,7 @@
 mod common;
 #[path = "../../ecr-push/tests/common/layout.rs"]
 mod layout;
-#[path = "common/reliability.rs"]
+#[path = "../../ecr-push/tests/common/reliability.rs"]
 mod reliability;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -4,14 +4,13 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_STANDARD_NO_PAD, BASE64_URL_SAFE_NO_PAD};
 use common::desk::{Asked, Desk, Reply};
-use common::{APP, KEY, Program, Run, SECRET, Stand, closed_port, push_words, two};
+use common::{APP, KEY, Program, Run, SECRET, Stand, closed_port, files, percent_encoded, push_words, two};
 use local_ecr::{Answer, Config, Fault, FaultAction, Imds, Key, Sts};
 
 /// Every secret that a run below is given; each has a form of its own.
@@ -65,26 +64,6 @@ fn planted(stand: &Stand) -> Vec<String> {
         all.push(serde_json::to_string(text).unwrap().trim_matches('"').to_owned());
     }
     all
-}
-
-fn percent_encoded(text: &str) -> String {
-    let letter = |b: u8| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") };
-    text.bytes().map(letter).collect()
-}
-
-/// Files with their contents, below a folder.
-fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
-    let mut found = BTreeMap::new();
-    let mut open = vec![folder.to_owned()];
-    while let Some(folder) = open.pop() {
-        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
-            match entry.path() {
-                path if path.is_dir() => open.push(path),
-                path => drop(found.insert(path.clone(), std::fs::read(&path).unwrap_or_default())),
-            }
-        }
-    }
-    found
 }
 
 #[track_caller]

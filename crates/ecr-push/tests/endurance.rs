@@ -1,6 +1,8 @@
 //! Many pushes in one process: nothing grows. Alone in its file, because it measures the process it runs in.
 #![cfg(target_os = "linux")]
 
+#[path = "common/reliability.rs"]
+mod reliability;
 #[path = "common/stand.rs"]
 mod stand;
 
@@ -36,7 +38,7 @@ fn median(samples: &[Sample], of: impl Fn(&Sample) -> u64) -> u64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn many_pushes_in_one_process_hold_no_more_than_a_few() {
-    let pushes = if std::env::var_os("ECR_PUSH_LONG").is_some() { 500 } else { 40 };
+    let pushes = reliability::count(40, 500);
     let temp = tempfile::tempdir().unwrap();
     let mut samples = Vec::new();
     for number in 0..pushes {
@@ -67,16 +69,10 @@ async fn many_pushes_in_one_process_hold_no_more_than_a_few() {
         threads(late),
     );
     // Before anything is judged: the figures are needed most where the test fails.
-    write(&text);
+    reliability::write("endurance", &text);
     assert!(samples.iter().all(|sample| sample.temp_files == 0), "temporary files are left");
     // 8 MiB: what an allocator may differ by. Over the 250 pushes between the medians of the long run that is 33 kB a push.
     assert!(after < before + (8 << 20), "{text}");
     assert!(descriptors(late) <= descriptors(early) + 4, "{text}");
     assert!(threads(late) <= threads(early) + 4, "{text}");
-}
-
-fn write(text: &str) {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("reliability");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("endurance.md"), text).unwrap();
 }

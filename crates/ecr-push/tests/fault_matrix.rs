@@ -8,6 +8,8 @@ mod common;
 mod faults;
 #[path = "common/recorded.rs"]
 mod recorded;
+#[path = "common/reliability.rs"]
+mod reliability;
 #[path = "matrix/sources.rs"]
 mod sources;
 #[path = "common/stand.rs"]
@@ -39,7 +41,7 @@ const LIMIT: Duration = Duration::from_secs(240);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_fault_at_every_step() {
-    let long = std::env::var_os("ECR_PUSH_LONG").is_some();
+    let long = reliability::is_long();
     let folder = tempfile::tempdir().unwrap();
     let sources = Arc::new(Source::all(folder.path()));
     let mut clean = Vec::new();
@@ -81,7 +83,7 @@ async fn every_fault_at_every_step() {
     assert!(wrong.is_empty(), "{} of {} cells:\n{}", wrong.len(), cells.len(), wrong.join("\n"));
     assert_eq!(cells.len(), planned, "a cell is empty");
     let sources: Vec<&str> = sources.iter().map(|source| source.name).collect();
-    table::write(&rows, &sources, &cells, long);
+    reliability::write("matrix", &table::of(&rows, &sources, &cells, long));
 }
 
 /// One push with one fault, judged.

@@ -7,6 +7,8 @@ pub mod agent;
 pub mod desk;
 #[cfg(unix)]
 pub mod engine;
+#[cfg(unix)]
+pub mod keys;
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
@@ -17,7 +19,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use local_ecr::{Config, Key, LocalEcr, Mutability, RecordedRequest};
+use local_ecr::{Answer, Config, Fault, FaultAction, Key, LocalEcr, Mutability, RecordedRequest};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
@@ -106,6 +108,16 @@ impl Stand {
         std::fs::write(&path, contents).unwrap();
         path
     }
+}
+
+/// Has every call of this operation answered so.
+pub fn answer(stand: &Stand, operation: &str, answer: Answer, times: usize) {
+    stand.server.add_fault(Fault::new(FaultAction::Answer(answer)).operation(operation).times(times));
+}
+
+/// What `GetAuthorizationToken` answers with these members.
+pub fn authorization(data: &serde_json::Value) -> Answer {
+    Answer { message: serde_json::json!({ "authorizationData": data }).to_string(), ..Answer::status(200) }
 }
 
 /// The words of a push of [`two`] into [`APP`] as `v1`.
@@ -404,4 +416,25 @@ pub fn one_platform_with_attestation(folder: &Path) -> String {
     top["manifests"][0]["size"] = bytes.len().into();
     std::fs::write(path.join("index.json"), top.to_string()).unwrap();
     format!("oci:{}", path.display())
+}
+
+/// Percent-encoding, as a URL has it.
+pub fn percent_encoded(text: &str) -> String {
+    let letter = |b: u8| if b.is_ascii_alphanumeric() { char::from(b).to_string() } else { format!("%{b:02X}") };
+    text.bytes().map(letter).collect()
+}
+
+/// Files with their contents, below a folder.
+pub fn files(folder: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(folder) = open.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            match entry.path() {
+                path if path.is_dir() => open.push(path),
+                path => drop(found.insert(path.clone(), std::fs::read(&path).unwrap_or_default())),
+            }
+        }
+    }
+    found
 }

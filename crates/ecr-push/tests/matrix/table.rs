@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::faults::Row;
@@ -21,10 +20,10 @@ pub struct Cell {
 
 type Cells = BTreeMap<(usize, usize, usize), Cell>;
 
-/// Writes `target/reliability/matrix.md`. `whole` if every source met every cell.
+/// The table. `whole` if every source met every cell.
 ///
 /// Panics where a cell is empty that should not be.
-pub fn write(rows: &[Row], sources: &[&str], cells: &Cells, whole: bool) {
+pub fn of(rows: &[Row], sources: &[&str], cells: &Cells, whole: bool) -> String {
     let mut text = head(sources, cells, whole);
     let mut line = "| fault |".to_owned();
     Step::ALL.iter().for_each(|step| write!(line, " {} |", step.name()).unwrap());
@@ -52,9 +51,7 @@ pub fn write(rows: &[Row], sources: &[&str], cells: &Cells, whole: bool) {
         let longest = of_row().map(|cell| cell.elapsed).max().unwrap_or_default();
         writeln!(text, "{line} {:.1} kB | {:.1} s |", resent as f64 / 1e3, longest.as_secs_f64()).unwrap();
     }
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("reliability");
-    std::fs::create_dir_all(&folder).unwrap();
-    std::fs::write(folder.join("matrix.md"), text).unwrap();
+    text
 }
 
 fn head(sources: &[&str], cells: &Cells, whole: bool) -> String {
