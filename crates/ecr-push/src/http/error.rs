@@ -25,16 +25,15 @@ pub(crate) fn connection_sentence(error: &reqwest::Error, url: &Url) -> (String,
     let host = shown_host(url);
     let text = innermost(error);
     // hyper-util's tunnel error, whose type is not public: the proxy itself could not be reached.
-    let host = match causes(error).any(|cause| cause.to_string().contains("underlying connection")) {
-        true => format!("the proxy on the way to {host}"),
-        false => host,
-    };
+    let by_proxy = causes(error).any(|cause| cause.to_string().contains("underlying connection"));
+    let host = if by_proxy { format!("the proxy on the way to {host}") } else { host };
     if error.is_builder() {
         return (format!("the request to {host} cannot be made: {text}"), Retry::Never, None);
     }
     if error.is_dns() {
+        let name = if by_proxy { "the host name of" } else { "the host name" };
         return (
-            format!("the host name {host} cannot be resolved: {text}"),
+            format!("{name} {host} cannot be resolved: {text}"),
             Retry::Brief,
             Some("check the name, the DNS of this machine, and whether a proxy or VPC endpoint is needed".into()),
         );

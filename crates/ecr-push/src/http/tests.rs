@@ -210,6 +210,19 @@ async fn a_proxy_that_is_down_is_named_as_such() {
 }
 
 #[tokio::test]
+async fn a_proxy_without_an_address_is_named_as_such() {
+    let proxy = Some("http://no-such-proxy.invalid:3128".to_owned());
+    let http = http(HttpSettings {
+        proxy: ProxySettings { http: proxy.clone(), https: proxy, ..ProxySettings::default() },
+        ..HttpSettings::default()
+    });
+    let error = failure(&http, "https://registry.example/").await;
+    let sentence = "the host name of the proxy on the way to registry.example cannot be resolved";
+    assert!(error.message().starts_with(sentence), "{error}");
+    assert_eq!(error.retry(), Retry::Brief);
+}
+
+#[tokio::test]
 async fn failed_connections_name_the_host_and_hide_the_query() {
     let (listener, address) = listen().await;
     drop(listener);
