@@ -68,3 +68,37 @@ fn the_bill_of_materials_names_what_is_linked_and_nothing_else() {
         list("dependencies").iter().map(|entry| entry["ref"].as_str().unwrap_or_default().to_owned()).collect();
     assert_eq!(refs, components, "each has its dependencies");
 }
+
+/// The fuzz targets are a workspace of their own, which is not built here: that takes minutes. What they are built with must be what the
+/// program is built with, or they do not build at all.
+#[test]
+fn the_fuzz_targets_are_built_with_what_the_program_is_built_with() {
+    let metadata = |manifest: &str| -> Value {
+        let mut command = Command::new("cargo");
+        command.current_dir(parts::repository()).args(["metadata", "--format-version", "1", "--no-deps", "--locked"]);
+        let output = command.args(["--manifest-path", manifest]).output().expect("cargo starts");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("JSON")
+    };
+    let needed = |metadata: &Value, package: &str| -> BTreeSet<(String, String)> {
+        let packages = metadata["packages"].as_array().expect("packages");
+        let package = packages.iter().find(|entry| entry["name"] == package).expect("the package");
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let dependencies = package["dependencies"].as_array().expect("dependencies").iter();
+        let normal = dependencies.filter(|entry| entry["kind"].is_null() && entry["path"].is_null());
+        normal.map(|entry| (text(&entry["name"]), text(&entry["req"]))).collect()
+    };
+    let program = needed(&metadata("Cargo.toml"), "ecr-push-cli");
+    let mut fuzzed = needed(&metadata("fuzz/Cargo.toml"), "ecr-push-fuzz");
+    assert!(program.len() > 10, "{program:?}");
+    fuzzed.retain(|(name, _)| name != "libfuzzer-sys");
+    assert_eq!(fuzzed, program, "fuzz/Cargo.toml against crates/ecr-push-cli/Cargo.toml");
+    let locked = |file: &str| -> BTreeSet<String> {
+        let text = std::fs::read_to_string(parts::repository().join(file)).expect("a lock file");
+        let checksums = text.lines().filter(|line| line.starts_with("checksum"));
+        checksums.map(str::to_owned).collect()
+    };
+    let more: Vec<String> = locked("fuzz/Cargo.lock").difference(&locked("Cargo.lock")).cloned().collect();
+    // libfuzzer-sys, and arbitrary, which it needs.
+    assert_eq!(more.len(), 2, "fuzz/Cargo.lock has other versions than Cargo.lock: {more:?}");
+}
