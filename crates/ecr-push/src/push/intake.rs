@@ -35,7 +35,7 @@ pub(super) struct Blob {
     /// The layer it holds and its media type, where this host has made or unpacked it.
     pub(super) layer: Option<(DiffId, &'static str)>,
     /// Its bytes in the spool, and its place among those in flight: given back when the blob is done.
-    pub(super) held: Option<spool::Held>,
+    pub(super) held: Option<Arc<spool::Held>>,
     pub(super) _slot: Option<OwnedSemaphorePermit>,
 }
 
@@ -43,6 +43,29 @@ impl Blob {
     /// A blob that lies where it can be read at any time.
     pub(super) fn stored(digest: Digest, content: Content) -> Self {
         Self { digest, content, layer: None, held: None, _slot: None }
+    }
+
+    /// The same bytes once more. They stay where they are until both are gone.
+    fn again(&self) -> Self {
+        let Self { digest, content, layer, held, .. } = self;
+        Self { digest: *digest, content: content.clone(), layer: *layer, held: held.clone(), _slot: None }
+    }
+}
+
+/// What is kept of a source that cannot be read again, until everything is published: the registry may lose a blob that it has
+/// confirmed. It costs no more space than there was, because such a source is held back until its end.
+#[derive(Default)]
+pub(super) struct Kept(Mutex<Vec<Blob>>);
+
+impl Kept {
+    pub(super) fn keep(&self, blob: &Blob) {
+        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push(blob.again());
+    }
+
+    /// Those of these digests that are kept.
+    pub(super) fn of(&self, digests: &[Digest]) -> Vec<Blob> {
+        let kept = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        kept.iter().filter(|blob| digests.contains(&blob.digest)).map(Blob::again).collect()
     }
 }
 
@@ -72,6 +95,8 @@ pub(super) struct Work {
     /// One permit for each layer in the spool.
     pub(super) slots: Arc<Semaphore>,
     pub(super) uploads: mpsc::UnboundedSender<Blob>,
+    /// Where blobs are kept, if the source cannot be read again.
+    pub(super) kept: Option<Arc<Kept>>,
     /// Set when the push is over: reading on would be wasted.
     pub(super) stop: Arc<AtomicBool>,
     pub(super) events: Events,
@@ -85,6 +110,9 @@ impl Work {
     }
 
     fn send(&self, blob: Blob) {
+        if let Some(kept) = &self.kept {
+            kept.keep(&blob);
+        }
         // The uploads are gone only when they failed; `stop` then ends the reading.
         let _ = self.uploads.send(blob);
     }
@@ -148,7 +176,7 @@ impl Work {
     /// The blob that a layer became.
     fn made(&self, diff_id: DiffId, spooled: Spooled, slot: Option<OwnedSemaphorePermit>) -> Blob {
         let Spooled { digest, content, held } = spooled;
-        Blob { digest, content, layer: Some((diff_id, self.media_type)), held: Some(held), _slot: slot }
+        Blob { digest, content, layer: Some((diff_id, self.media_type)), held: Some(Arc::new(held)), _slot: slot }
     }
 
     /// Reads one layer that can be read at any time.
@@ -295,7 +323,7 @@ impl LayerSink for Intake {
         self.work.finish(number, actual, size);
         if self.sizes.insert(actual, size).is_none() {
             let Spooled { digest, content, held } = spooled;
-            self.pass_on(Blob { digest, content, layer, held: Some(held), _slot: slot });
+            self.pass_on(Blob { digest, content, layer, held: Some(Arc::new(held)), _slot: slot });
         }
         Ok((actual, diff_id))
     }

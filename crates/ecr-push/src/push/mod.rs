@@ -47,7 +47,7 @@ use memory::Memory;
 use plan::{Identity, TagState};
 
 /// How often layers are sent again that the registry confirmed and then turned out to lack. The second time its word is not taken any more.
-const RESENDS: usize = 2;
+pub(super) const RESENDS: usize = 2;
 
 /// Pushes one image. Must be called within a multi-threaded tokio runtime.
 ///

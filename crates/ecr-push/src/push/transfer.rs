@@ -10,16 +10,16 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::intake::{Blob, Intake, Work};
+use super::intake::{Blob, Intake, Kept, Work};
 use super::learn::{Learn, Wish};
 use super::limits;
 use super::mounts::Mounts;
 use super::plan::{self, Identity, TagState};
 use super::uploads::{Known, Uploads};
 use super::verdicts::Verdicts;
-use super::{BlobReport, Push, PushReport};
+use super::{BlobReport, Push, PushReport, RESENDS};
 use crate::compress::{Codec, Compressor};
-use crate::error::{Error, Result, Side};
+use crate::error::{Error, Result, Retry, Side};
 use crate::events::{BlobAction, Event};
 use crate::image::{Descriptor, DiffId, Digest, Manifest, MediaType, Tag, image_manifest};
 use crate::retry::RetryBudget;
@@ -60,7 +60,9 @@ impl Push {
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, receiver) = mpsc::unbounded_channel();
         let slots = Arc::new(Semaphore::new(uploads.lanes() + 1));
+        let kept = (!self.request.source.can_be_read_again()).then(Arc::<Kept>::default);
         let mut intake = self.intake(sender, Arc::clone(&stop), Arc::clone(&slots), &verdicts, states)?;
+        intake.work.kept = kept.clone();
         self.events.emit(Event::Phase("waiting for the source".to_owned()));
         let mut reading = tokio::task::spawn_blocking(move || {
             let image = source.read(&mut intake)?;
@@ -84,7 +86,7 @@ impl Push {
             limits::check_image(&image)?;
         }
         blobs.extend(verdicts.reports());
-        let made = Made { unpacked, verdicts: &verdicts };
+        let made = Made { unpacked, verdicts: &verdicts, kept: kept.as_deref() };
         let (manifests, contents, identity) = self.assemble(image, &made, &uploads, &mut blobs, &preview).await?;
         mounts.tell().await;
         // As the manifests name them, whichever was done first.
@@ -105,7 +107,8 @@ impl Push {
             return Ok(report);
         }
         self.events.emit(Event::Phase("publishing".to_owned()));
-        report.digest = self.publish(manifests, &identity, states, tags).await?.unwrap_or(report.digest);
+        let published = self.publish_or_mend(manifests, &identity, states, tags, &uploads, kept.as_deref()).await?;
+        report.digest = published.unwrap_or(report.digest);
         if report.blobs.iter().any(|blob| blob.action == BlobAction::Sent) {
             self.memory.prune();
         }
@@ -113,6 +116,32 @@ impl Push {
         report.retries = self.retry.retries();
         report.waited = self.retry.waits().total();
         Ok(report)
+    }
+
+    /// Publishes. What the registry has lost meanwhile is sent once more from what is `kept`; where nothing is, the caller reads the
+    /// source again.
+    async fn publish_or_mend(
+        &self,
+        manifests: &[Manifest],
+        identity: &Identity,
+        states: &[TagState],
+        tags: &[Tag],
+        uploads: &Uploads,
+        kept: Option<&Kept>,
+    ) -> Result<Option<Digest>> {
+        let needed: Vec<Digest> = manifests.iter().flat_map(Manifest::blobs).map(|blob| blob.digest).collect();
+        for round in 0..RESENDS {
+            let (error, blobs) = match (self.publish(manifests, identity, states, tags).await, kept) {
+                (Err(error), Some(kept)) if error.retry() == Retry::Resend => (error, kept.of(&needed)),
+                (result, _) => return result,
+            };
+            self.events.warning(format!("{error}; it is looked for and sent again"));
+            self.destination.forget(round > 0);
+            for blob in blobs {
+                uploads.one(blob).await?;
+            }
+        }
+        self.publish(manifests, identity, states, tags).await
     }
 
     /// Connections for the uploads to come, where nothing else opens them: ECR is asked for layers at another host.
@@ -160,6 +189,7 @@ impl Push {
                 runtime: Handle::current(),
                 slots,
                 uploads,
+                kept: None,
                 stop,
                 events: self.events.clone(),
                 count: AtomicUsize::new(0),
@@ -203,7 +233,11 @@ impl Push {
                 .with_hint("push again"));
         }
         let sent = match config {
-            ConfigBlob::Bytes(bytes) => uploads.one(Blob::stored(digest, Content::Memory(bytes))).await?,
+            ConfigBlob::Bytes(bytes) => {
+                let blob = Blob::stored(digest, Content::Memory(bytes));
+                made.kept.iter().for_each(|kept| kept.keep(&blob));
+                uploads.one(blob).await?
+            }
             ConfigBlob::There { size, .. } => {
                 let action = BlobAction::Skipped;
                 self.events.emit(Event::BlobDone { digest, size, action });
@@ -224,6 +258,7 @@ impl Push {
 struct Made<'a> {
     unpacked: HashMap<Digest, (DiffId, &'static str)>,
     verdicts: &'a Verdicts,
+    kept: Option<&'a Kept>,
 }
 
 impl Made<'_> {

@@ -17,6 +17,8 @@ pub struct Source {
     pub name: &'static str,
     image: String,
     socket: Option<PathBuf>,
+    /// An archive that comes through a pipe.
+    piped: Option<PathBuf>,
 }
 
 /// What a push of it is like when nothing goes wrong.
@@ -38,26 +40,34 @@ impl Source {
             name,
             image: format!("{kind}:{}", file(path).display()),
             socket: None,
+            piped: None,
         };
         let layout = write_layout(&folder.join("layout"), &[700_000, 300_000, 40_000]);
         let engine = |name, engine: &'static str, image: &'static str| {
             let socket = folder.join(name).join("s");
             std::fs::create_dir_all(folder.join(name)).unwrap();
             serve(&socket, engine, image);
-            Self { name, image: format!("{image}:1"), socket: Some(socket) }
+            Self { name, image: format!("{image}:1"), socket: Some(socket), piped: None }
         };
         let store = "content store, 28.5";
         std::fs::create_dir_all(folder.join(store)).unwrap();
         with_content_store(&folder.join(store), "docker-28.5-containerd", "two");
         vec![
-            Self { name: "OCI layout", image: format!("oci:{}", layout.display()), socket: None },
+            Self { name: "OCI layout", image: format!("oci:{}", layout.display()), socket: None, piped: None },
             archive("skopeo oci-archive", "oci-archive", "skopeo-1.9/oci-archive.tar"),
             archive("podman save", "docker-archive", "podman-4.3/save-two.tar"),
             archive("docker save, gzipped", "docker-archive", "docker-20.10-overlay2/save-two.tar.gz"),
             engine("engine, 20.10", "docker-20.10-overlay2", "two"),
             engine("engine, 28.5 index", "docker-28.5-containerd", "multi"),
             engine("engine, podman", "podman-4.3", "two"),
-            Self { name: store, image: "two:1".into(), socket: Some(folder.join(store).join("s")) },
+            Self { name: store, image: "two:1".into(), socket: Some(folder.join(store).join("s")), piped: None },
+            // What standard input is: it comes once, and cannot be read again.
+            Self {
+                name: "podman save, piped",
+                image: String::new(),
+                socket: None,
+                piped: Some(file("podman-4.3/save-two.tar")),
+            },
         ]
     }
 
@@ -76,7 +86,11 @@ impl Source {
 
     /// The push of this image as `v1` and `latest`.
     pub fn request(&self, stand: &Stand) -> PushRequest {
-        let mut request = stand.request(&self.image);
+        let image = match &self.piped {
+            Some(archive) => format!("docker-archive:{}", piped(archive, stand.folder.path()).display()),
+            None => self.image.clone(),
+        };
+        let mut request = stand.request(&image);
         request.tags.push("latest".parse().unwrap());
         request.retry_budget = Duration::from_secs(8);
         if let Some(socket) = &self.socket {
@@ -108,4 +122,18 @@ impl Source {
             manifests: stand.asked("PutImage").len(),
         }
     }
+}
+
+/// A named pipe in `folder` that an archive comes through, once.
+fn piped(archive: &Path, folder: &Path) -> PathBuf {
+    let pipe = folder.join("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    let (archive, end) = (archive.to_owned(), pipe.clone());
+    // It ends with its reader; a push that never reads leaves it waiting for one, until the test ends.
+    std::thread::spawn(move || {
+        let mut pipe = std::fs::OpenOptions::new().write(true).open(end)?;
+        std::io::copy(&mut std::fs::File::open(archive)?, &mut pipe)
+    });
+    pipe
 }
