@@ -1,12 +1,13 @@
 //! Images of a real containerd: by the files of its content store, by its API, and not at all. docker-registry takes them.
 
 use crate::command::{Cmd, Outcome, Server, wait_for};
-use crate::image::{self, SMALL};
+use crate::image::{self, HEAVY, SMALL};
 use crate::layers::fresh;
 use crate::parts;
 use crate::push::ecr_push;
 use crate::stack::Stack;
 use crate::verify::{hex_sha256, pull_from};
+use crate::way::{Registry, Way};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -116,6 +117,10 @@ impl Containerd {
 
     /// A push as another user, who has a home folder and may use the socket if `may` is true.
     fn push_as_another(&self, image: &str, place: &str, may: bool) -> Cmd {
+        self.as_another(self.push(image, place), may)
+    }
+
+    fn as_another(&self, command: Cmd, may: bool) -> Cmd {
         let open = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("a mode");
         open(self.stack.space.folder(), 0o711);
         open(&self.folder, 0o711);
@@ -123,7 +128,7 @@ impl Containerd {
         open(&self.socket(), if may { 0o666 } else { 0o660 });
         let home = fresh(self.stack);
         open(&home, 0o777);
-        self.push(image, place).env("HOME", &home).env("TMPDIR", &home).through(OTHER_USER)
+        command.env("HOME", &home).env("TMPDIR", &home).through(OTHER_USER)
     }
 }
 
@@ -308,6 +313,43 @@ fn no_push_waits_for_nothing() {
     for _ in 0..40 {
         let outcome = containerd.push("multi:1", "often:v1").arg("--dry-run").run().within(Duration::from_secs(4));
         assert_eq!(reported(outcome), target);
+    }
+}
+
+/// The matrix of faults has no containerd; these are the faults that make a layer be read a second time.
+#[test]
+fn faults_on_the_way_are_survived() {
+    let Some(stack) = Stack::signed(PARTS) else {
+        return;
+    };
+    let containerd = Containerd::start(stack, "containerd-faults");
+    containerd.import_built(&stack.image(HEAVY).archive, "docker.io/library/heavy:1");
+    let target = containerd.target("docker.io/library/heavy:1");
+    let registry = Registry::start(stack);
+    for (number, rule) in [
+        "PUT /blobs/uploads/ min-length=9000000 times=2 reset=3000000",
+        "PUT /blobs/uploads/ min-length=9000000 times=1 lose-answer",
+        "PUT /blobs/uploads/ times=3 answer=503",
+        "PUT /manifests/ times=1 answer=500",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        for by_api in [false, true] {
+            let repository = format!("containerd/faults-{number}-{}", if by_api { "api" } else { "files" });
+            stack.create_repository(&repository);
+            let way = Way::start(&registry, &[rule], None);
+            let command = way.push_image("containerd:heavy:1", &repository).args(["--output", "json", "-v"]);
+            let command = command.args(["--containerd-namespace", NAMESPACE, "--containerd-address"]);
+            let command = command.arg(containerd.socket()).limit(Duration::from_secs(120));
+            let command = if by_api { containerd.as_another(command, true) } else { command };
+            let outcome = command.run();
+            let from_files = outcome.stderr.contains("layers come from containerd's files");
+            assert_eq!(from_files, !by_api, "{outcome}");
+            assert!(way.seen().hits() > 0, "no fault came\n{outcome}");
+            assert_eq!(reported(outcome), target, "{rule}");
+            assert_eq!(registry.pull(&repository).digest, target, "{rule}");
+        }
     }
 }
 

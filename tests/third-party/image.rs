@@ -36,7 +36,7 @@ pub const TWINS: [&str; 2] = ["twin-a:1", "twin-b:1"];
 pub fn build(space: &Space, engine: &Engine, name: &str) {
     match name {
         BIG => files(space, engine, name, &[40 << 20; 10]),
-        HEAVY => heavy(space, engine),
+        HEAVY => noisy(space, engine, name, &[12 << 20, 9 << 20, 3 << 20]),
         SMALL => small(space, engine),
         ODD => odd(space, engine),
         _ if SHARED.contains(&name) => shared(space, engine),
@@ -45,9 +45,8 @@ pub fn build(space: &Space, engine: &Engine, name: &str) {
     }
 }
 
-/// Builds an image, saves it and reads what is in it.
-pub fn build_and_save(space: &Space, engine: &Engine, name: &str) -> Saved {
-    build(space, engine, name);
+/// Saves an image of an engine and reads what is in it.
+pub fn save(space: &Space, engine: &Engine, name: &str) -> Saved {
     let id = engine.run(&["image", "inspect", "--format", "{{.Id}}", name]);
     let archive = space.path(&format!("{}.tar", name.replace([':', '/'], "-")));
     engine.run(&["save", "-o", &archive.display().to_string(), name]);
@@ -145,12 +144,12 @@ pub fn noise(bytes: u64, seed: u64) -> Vec<u8> {
     (0..bytes).map(|_| next()).collect()
 }
 
-fn heavy(space: &Space, engine: &Engine) {
-    let sizes = [12 << 20, 9 << 20, 3 << 20];
+/// An image of layers that do not compress, in bytes each.
+pub fn noisy(space: &Space, engine: &Engine, name: &str, sizes: &[u64]) {
     let copy: String = (0..sizes.len()).map(|layer| format!("COPY noise{layer} /noise{layer}\n")).collect();
-    docker_build(space, engine, HEAVY, &format!("FROM scratch\n{copy}"), |tar| {
-        for (layer, size) in sizes.into_iter().enumerate() {
-            put(tar, &format!("noise{layer}"), 0o644, &noise(size, 11 + layer as u64));
+    docker_build(space, engine, name, &format!("FROM scratch\n{copy}"), |tar| {
+        for (layer, size) in sizes.iter().enumerate() {
+            put(tar, &format!("noise{layer}"), 0o644, &noise(*size, 11 + layer as u64));
         }
     });
 }

@@ -14,9 +14,12 @@ mod image;
 mod pages;
 mod parts;
 mod push;
+#[path = "../../crates/ecr-push/tests/common/reliability.rs"]
+mod reliability;
 mod space;
 mod stack;
 mod verify;
+mod way;
 
 mod harness;
 
@@ -38,6 +41,7 @@ mod limits;
 mod local_ecr;
 mod local_names;
 mod permissions;
+mod process;
 mod proxy;
 mod repository;
 mod reuse;

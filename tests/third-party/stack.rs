@@ -210,7 +210,10 @@ impl Stack {
             // As long-lived as the stack itself, which lives in a static.
             *saved.entry(name.to_owned()).or_insert_with(|| Box::leak(Box::default()))
         };
-        cell.get_or_init(|| image::build_and_save(&self.space, self.engine(), name))
+        cell.get_or_init(|| {
+            image::build(&self.space, self.engine(), name);
+            image::save(&self.space, self.engine(), name)
+        })
     }
 
     /// A loopback port that nothing in this space uses.
