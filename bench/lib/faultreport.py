@@ -10,7 +10,7 @@ EARLIER = {
     "1": "done, 7–10 s", "2": "recovered 3/3, ×1.36–1.38", "3": "recovered 2/4, ×0.77–1.64", "3+": "recovered 1/4, ×0.60–1.54",
     "4": "**hung**", "5": "recovered, ×1.00", "6": "recovered, ×1.00", "6w": "recovered, ×1.18", "6s": "recovered, ×1.03",
     "7": "recovered, ×1.02", "7w": "recovered 2/2, ×1.18–1.20", "7s": "recovered, ×1.00", "8": "recovered, ×1.46",
-    "9": "failed 2/2, ×0.63–0.65", "11": "recovered, ×1.01",
+    "9": "failed 2/2, ×0.63–0.65", "10": "done 2/2, ×0.94–0.95", "11": "recovered, ×1.01",
 }
 
 

@@ -42,6 +42,7 @@ ROWS = [
     Row("7s", "429 to everything for the push's first 3 s", [f"{ALL} lasting=3s early=429 code=TOOMANYREQUESTS message=\"Rate exceeded\""]),
     Row("8", "registry killed at 40 %, back after 3 s (502 meanwhile)", event=("kill", 0.4)),
     Row("9", "password revoked at 40 %, for good", event=("revoke", 0.4), possible=False),
+    Row("10", "client killed at half, run again: the second run", event=("kill client", 0.5), chance=True),
     Row("11", "500 on the manifest PUT, once", ["PUT /manifests/ times=1 early=500"]),
 ]
 
