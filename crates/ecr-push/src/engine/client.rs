@@ -26,6 +26,8 @@ use crate::image::{DiffId, Digest, Platform};
 /// bollard's own limit, up to the response's headers: an export's come when the engine has staged the image. The other
 /// calls have ours, which covers the body too.
 const NO_TIMEOUT: Duration = Duration::from_secs(365 * 24 * 3600);
+/// So many pings in a row have to go without an answer before an engine is given up that is silent in the middle of an export.
+const PINGS: usize = 2;
 const LARGEST_INFO: usize = 16 << 20;
 const MOST_LISTED: usize = 10;
 
@@ -46,6 +48,8 @@ pub(super) struct Limits {
     pub connect: Duration,
     pub call: Duration,
     pub remove: Duration,
+    /// How long an export may be silent before the engine is asked whether it is still there.
+    pub silence: Duration,
     pub ssh_program: String,
 }
 
@@ -55,6 +59,7 @@ impl Default for Limits {
             connect: Duration::from_secs(10),
             call: Duration::from_secs(30),
             remove: Duration::from_secs(120),
+            silence: Duration::from_secs(30),
             ssh_program: "ssh".to_owned(),
         }
     }
@@ -134,21 +139,54 @@ impl Engine {
     }
 
     /// The engine's tar of the image `id` (an [`EngineImage::id`]). It returns with the first bytes, for which there is
-    /// no time-out: many engines write the whole image to disk first. An end before the tar's own end is an
-    /// [`io::Error`], never a short read.
+    /// no time-out: many engines write the whole image to disk first. An engine that is silent has to answer a ping, though. An end
+    /// before the tar's own end is an [`io::Error`], never a short read.
     ///
     /// # Errors
-    /// If the engine refuses before the first byte.
+    /// If the engine refuses before the first byte, or is not there any more.
     pub async fn export(&self, id: &str) -> Result<Export> {
         const OPERATION: &str = "export image";
         let mut body = self.docker.export_image(&Name::parse(id)?.request());
-        let first = match body.next().await {
+        let first = match self.while_alive(body.next()).await? {
             Some(Ok(first)) => first,
             Some(Err(error)) => return Err(failed(OPERATION, &self.origin, error)),
             None => Bytes::new(),
         };
-        let rest = body.map(|chunk| chunk.map_err(|error| io::Error::other(chain(&error))));
-        Ok(Export::new(stream::iter([Ok(first)]).chain(rest)))
+        let rest = stream::unfold(Some((self.clone(), body)), |state| async {
+            let (engine, mut body) = state?;
+            match engine.while_alive(body.next()).await {
+                Ok(Some(chunk)) => Some((chunk.map_err(|error| io::Error::other(chain(&error))), Some((engine, body)))),
+                Ok(None) => None,
+                Err(error) => Some((Err(io::Error::other(error)), None)),
+            }
+        });
+        Ok(Export::new(stream::iter([Ok(first)]).chain(Box::pin(rest))))
+    }
+
+    /// Waits for the next piece of an export as long as the engine answers pings meanwhile.
+    async fn while_alive<T>(&self, piece: impl Future<Output = T>) -> Result<T> {
+        let mut piece = std::pin::pin!(piece);
+        let mut unanswered = 0;
+        loop {
+            if let Ok(piece) = tokio::time::timeout(self.limits.silence, piece.as_mut()).await {
+                return Ok(piece);
+            }
+            let ping = within(self.limits.call, "export image", &self.origin, self.docker.ping());
+            let answer = tokio::select! {
+                piece = piece.as_mut() => return Ok(piece),
+                answer = ping => answer,
+            };
+            match answer {
+                // Somebody on the way may let no ping through.
+                Err(error) if error.status().is_none() => {
+                    unanswered += 1;
+                    if unanswered == PINGS {
+                        return Err(error);
+                    }
+                }
+                _ => unanswered = 0,
+            }
+        }
     }
 
     /// Gives the image `id` (an [`EngineImage::id`]) the name `repository:tag`. A name that means another image moves.

@@ -102,7 +102,12 @@ pub fn at(socket: &Path) -> EngineSettings {
 
 /// Connects with limits that a test can wait for.
 pub async fn connect(settings: &EngineSettings) -> crate::Result<Engine> {
-    let limits = Limits { connect: Duration::from_secs(2), call: Duration::from_millis(400), ..Limits::default() };
+    let limits = Limits {
+        connect: Duration::from_secs(2),
+        call: Duration::from_millis(400),
+        silence: Duration::from_millis(200),
+        ..Limits::default()
+    };
     Engine::connect_within(settings, limits).await
 }
 

@@ -21,7 +21,7 @@ use crate::error::{Error, Side};
 use crate::fuzzing::{check_error, parts};
 
 thread_local! {
-    static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be made");
+    static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime can be made");
     static DOCKER: RefCell<Option<Docker>> = const { RefCell::new(None) };
 }
 

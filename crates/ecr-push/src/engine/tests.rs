@@ -187,6 +187,23 @@ async fn a_slow_answer_is_an_error_but_an_export_may_take_its_time() {
 }
 
 #[tokio::test]
+async fn an_engine_that_hangs_in_an_export_is_given_up() {
+    let late = Duration::from_secs(60);
+    let export = Answer::chunked(&tar(), true).after(late);
+    let fake = Fake::start(&[
+        (&format!("/v1.41/images/{ID}/get"), export),
+        ("/_ping", Answer::json(200, "OK").after(late)),
+        ("/v1.41/_ping", Answer::json(200, "OK").after(late)),
+    ]);
+    let engine = fake.engine().await;
+    let error = tokio::time::timeout(Duration::from_secs(30), engine.export(ID)).await.unwrap().err().unwrap();
+    assert_eq!((error.operation(), error.side()), ("export image", crate::error::Side::Source));
+    assert!(error.message().contains("did not answer within"), "{error}");
+    let asked = fake.asked.lock().unwrap();
+    assert_eq!(asked.iter().filter(|path| path.ends_with("/_ping")).count(), 2, "{asked:?}");
+}
+
+#[tokio::test]
 async fn an_export_that_ends_early_is_an_error() {
     let close = [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec(), vec![7; 2048]].concat();
     for answer in [Answer::chunked(&tar(), false), Answer::chunked(&tar()[..2048], true), Answer::raw(close)] {
