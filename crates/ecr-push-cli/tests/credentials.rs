@@ -195,3 +195,54 @@ async fn the_region_alone_may_come_from_instance_metadata() {
         .succeeded();
     run.says(&["region eu-west-1 (instance metadata), credentials from environment"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_sdk_makes_of_its_own_variables_is_no_fault_of_the_program() {
+    let stand = stand().await;
+    for (name, value) in [
+        ("AWS_RETRY_MODE", "legacy"),
+        ("AWS_RETRY_MODE", ""),
+        ("AWS_MAX_ATTEMPTS", ""),
+        ("AWS_MAX_ATTEMPTS", "0"),
+        ("AWS_MAX_ATTEMPTS", "ten"),
+        ("AWS_DEFAULTS_MODE", "what"),
+        ("AWS_REQUEST_CHECKSUM_CALCULATION", "what"),
+        ("AWS_USE_FIPS_ENDPOINT", "what"),
+        ("AWS_EC2_METADATA_SERVICE_ENDPOINT_MODE", "what"),
+        ("AWS_SDK_UA_APP_ID", "what ever"),
+    ] {
+        let run = bare(&stand).env(name, value).run().await;
+        assert!(run.status == 0 || run.status == 1, "{name}={value}: {}", run.stderr);
+    }
+    stand.file(".aws/config", "[default]\nretry_mode = legacy\nmax_attempts = 0\n");
+    bare(&stand).run().await.succeeded();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_meant_to_give_credentials_and_does_not_ends_the_search() {
+    let role = "role_arn = arn:aws:iam::123456789012:role/pusher\n";
+    type Case<'a> = (&'a str, &'a [(&'a str, &'a str)], &'a str, &'a str);
+    let cases: [Case<'_>; 8] = [
+        ("", &[("AWS_ACCESS_KEY_ID", KEY)], "environment", "AWS_SECRET_ACCESS_KEY is not"),
+        ("", &[("AWS_SECRET_ACCESS_KEY", SECRET)], "environment", "AWS_ACCESS_KEY_ID is not"),
+        ("", &[("AWS_PROFILE", "nope")], "profile files", "no profile `nope`"),
+        ("[profile ci]\n", &[("AWS_PROFILE", "nope")], "profile files", "no profile `nope`"),
+        (&format!("[default]\n{role}source_profile = nope\n"), &[], "profile files", "role_arn"),
+        (&format!("[default]\n{role}source_profile = default\n"), &[], "profile files", "role_arn"),
+        ("[default]\naws_access_key_id = AKIAHALF\n", &[], "profile files", "aws_secret_access_key"),
+        ("", &[("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere")], "web identity", "AWS_ROLE_ARN is not"),
+    ];
+    for (config, variables, source, why) in cases {
+        let stand = stand().await;
+        stand.file(".aws/config", config);
+        let run = bare(&stand).envs(variables).run().await;
+        let sentence = run.failed(1);
+        assert!(sentence.contains(&format!("credentials from {source} cannot be used")), "{variables:?}: {sentence}");
+        assert!(sentence.contains(why), "{config} {variables:?}: {sentence}");
+        assert!(stand.asked("GetAuthorizationToken").is_empty(), "the rights of the machine were used");
+    }
+    let stand = stand().await;
+    // A profile for other ends, and a role that other programs read, are no promise of credentials.
+    stand.file(".aws/config", "[profile ci]\nregion = us-east-1\n");
+    bare(&stand).envs(&[("AWS_PROFILE", "ci"), ("AWS_ROLE_ARN", ROLE)]).run().await.succeeded();
+}

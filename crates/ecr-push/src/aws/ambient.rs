@@ -11,7 +11,9 @@ use aws_config::environment::EnvironmentVariableCredentialsProvider;
 use aws_config::imds;
 use aws_config::imds::credentials::ImdsCredentialsProvider;
 use aws_config::meta::region::ProvideRegion;
-use aws_config::profile::{ProfileFileCredentialsProvider, ProfileFileRegionProvider};
+use aws_config::profile::{
+    ProfileFileCredentialsProvider, ProfileFileLoadError, ProfileFileRegionProvider, ProfileSet,
+};
 use aws_config::provider_config::ProviderConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
@@ -42,6 +44,8 @@ pub(super) struct Ambient {
     pub(super) profile_region: Option<String>,
     /// The profiles there are, for the hint about an unknown one.
     pub(super) profiles: Vec<String>,
+    /// What is wrong with the profile in the environment, if it was meant to give credentials.
+    broken_profile: Option<String>,
     /// The profile's or the environment's own idea of the ECR endpoint.
     pub(super) endpoint_ecr: Option<String>,
     /// The same of STS.
@@ -62,6 +66,8 @@ impl Ambient {
         let mut region = ProfileFileRegionProvider::builder().configure(&config);
         let mut loader = aws_config::defaults(BehaviorVersion::latest())
             .http_client(http.smithy())
+            // Given, or the loader would read it from the environment, and panic at what it does not understand.
+            .retry_config(RetryConfig::standard())
             // Both are found by us; without these lines the loader would look for them now.
             .region(aws_types::region::Region::from_static("us-east-1"))
             .no_credentials();
@@ -79,11 +85,10 @@ impl Ambient {
                 .ok()?;
             sdk.service_config()?.load_config(key)
         };
-        // A file that cannot be read is told by the credentials provider, with its reason.
-        let mut profiles: Vec<String> = aws_config::profile::load(&Fs::real(), &Env::real(), &Default::default(), None)
-            .await
-            .map(|set| set.profiles().map(str::to_owned).collect())
-            .unwrap_or_default();
+        let files = aws_config::profile::load(&Fs::real(), &Env::real(), &Default::default(), None).await;
+        let broken_profile = broken_profile(&files);
+        let mut profiles: Vec<String> =
+            files.map(|set| set.profiles().map(str::to_owned).collect()).unwrap_or_default();
         profiles.sort();
 
         let mut metadata = imds::Client::builder()
@@ -106,6 +111,7 @@ impl Ambient {
                 .is_ok_and(|value| value.eq_ignore_ascii_case("true")),
             profile_region: region.build().region().await.map(|region| region.as_ref().to_owned()),
             profiles,
+            broken_profile,
             endpoint_ecr: endpoint("ECR"),
             endpoint_sts: endpoint("STS"),
             config,
@@ -150,12 +156,64 @@ impl Ambient {
         let container = EcsCredentialsProvider::builder().configure(&config);
         let instance = ImdsCredentialsProvider::builder().configure(&config).imds_client(self.metadata.clone());
         vec![
-            Source::new("environment", SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new())),
-            Source::new("profile files", SharedCredentialsProvider::new(profile.build())),
-            Source::new("web identity", SharedCredentialsProvider::new(web_identity.build())),
+            Source::new("environment", SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new()))
+                .meant(half_a_pair()),
+            Source::new("profile files", SharedCredentialsProvider::new(profile.build()))
+                .meant(self.broken_profile.clone()),
+            Source::new("web identity", SharedCredentialsProvider::new(web_identity.build())).meant(half_an_identity()),
             Source::new("container", SharedCredentialsProvider::new(container.build())),
             Source::new(INSTANCE_METADATA, SharedCredentialsProvider::new(instance.build())),
         ]
+    }
+}
+
+/// True if a variable has a value. An empty one counts as none, as everywhere.
+fn is_set(name: &str) -> bool {
+    Env::real().get(name).is_ok_and(|value| !value.trim().is_empty())
+}
+
+/// Half of a key pair in the environment: the other half is lost, and what comes next is not what was meant.
+fn half_a_pair() -> Option<String> {
+    let (id, secret) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
+    match (is_set(id), is_set(secret) || is_set("SECRET_ACCESS_KEY")) {
+        (true, false) => Some(format!("{id} is set, and {secret} is not")),
+        (false, true) => Some(format!("{secret} is set, and {id} is not")),
+        _ => None,
+    }
+}
+
+/// A token without the role that it is for. A role alone means nothing yet: other programs read that variable too.
+fn half_an_identity() -> Option<String> {
+    let (token, role) = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN");
+    (is_set(token) && !is_set(role)).then(|| format!("{token} is set, and {role} is not"))
+}
+
+/// What a profile has that is meant to give credentials.
+const GIVES_CREDENTIALS: [&str; 9] = [
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "credential_process",
+    "credential_source",
+    "role_arn",
+    "source_profile",
+    "sso_account_id",
+    "sso_session",
+    "web_identity_token_file",
+];
+
+fn broken_profile(files: &std::result::Result<ProfileSet, ProfileFileLoadError>) -> Option<String> {
+    let set = match files {
+        Ok(set) => set,
+        Err(error) => return Some(super::failure::reason(error)),
+    };
+    let named = Env::real().get("AWS_PROFILE").ok().filter(|name| !name.trim().is_empty());
+    match (set.get_profile(named.as_deref().unwrap_or("default")), named) {
+        (Some(profile), _) => {
+            let key = GIVES_CREDENTIALS.into_iter().find(|key| profile.get(key).is_some())?;
+            Some(format!("the profile `{}` has {key}, and gives no credentials", profile.name()))
+        }
+        (None, Some(named)) => Some(format!("there is no profile `{named}`, which AWS_PROFILE names")),
+        (None, None) => None,
     }
 }
 

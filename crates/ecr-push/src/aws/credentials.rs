@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use aws_config::sts::AssumeRoleProvider;
 use aws_credential_types::Credentials;
@@ -19,6 +20,9 @@ use crate::error::{Error, Result, Side};
 use crate::events::{Event, Events};
 
 const OPERATION: &str = "find credentials";
+
+/// For the first credentials and each renewal. A little more than an identity token and its role may take, so that their own error is heard.
+pub(super) const CREDENTIALS_LIMIT: Duration = Duration::from_secs(65);
 pub(super) const INSTANCE_METADATA: &str = "instance metadata";
 pub(super) const DEFAULT_SESSION: &str = "ecr-push";
 
@@ -26,11 +30,18 @@ pub(super) const DEFAULT_SESSION: &str = "ecr-push";
 pub(super) struct Source {
     name: String,
     provider: SharedCredentialsProvider,
+    /// Why it gives none although it was meant to.
+    broken: Option<String>,
 }
 
 impl Source {
     pub(super) fn new(name: &str, provider: SharedCredentialsProvider) -> Self {
-        Self { name: name.to_owned(), provider }
+        Self { name: name.to_owned(), provider, broken: None }
+    }
+
+    /// The same, which is not skipped if it is `broken`.
+    pub(super) fn meant(self, broken: Option<String>) -> Self {
+        Self { broken, ..self }
     }
 }
 
@@ -58,7 +69,12 @@ pub(super) async fn choose(
             Some(_) => source.provider,
             None => Announced::over(source.provider, events),
         };
-        match provider.provide_credentials().await {
+        let limit = CREDENTIALS_LIMIT;
+        let Ok(given) = tokio::time::timeout(limit, provider.provide_credentials()).await else {
+            let text = format!("the credentials from {} did not come within {} s", source.name, limit.as_secs());
+            return Err(with_skipped(Error::new(Side::Credentials, OPERATION, text), &skipped));
+        };
+        match given {
             Ok(first) => {
                 check_key(&source.name, first.access_key_id(), first.session_token())?;
                 return Ok(Chosen {
@@ -66,6 +82,12 @@ pub(super) async fn choose(
                     skipped,
                     provider: SharedCredentialsProvider::new(First::new(first, provider)),
                 });
+            }
+            Err(CredentialsError::CredentialsNotLoaded(_)) if source.broken.is_some() => {
+                let why = source.broken.unwrap_or_default();
+                let text = format!("the credentials from {} cannot be used: {why}", source.name);
+                let hint = "mend it or take it away: the next source would have other rights";
+                return Err(with_skipped(Error::new(Side::Credentials, OPERATION, text).with_hint(hint), &skipped));
             }
             Err(error) if is_skipped(&source.name, &error) => {
                 let reason = why_skipped(&source.name, &error);

@@ -32,9 +32,6 @@ use crate::image::{AccountId, Region, RepositoryName};
 const ATTEMPTS: u32 = 2;
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// For one renewal. A little more than an identity token and its role may take, so that their own error is heard.
-const CREDENTIALS_LIMIT: Duration = Duration::from_secs(65);
-
 /// Who we are is nice to know, never worth waiting for.
 const IDENTITY_LIMIT: Duration = Duration::from_secs(2);
 
@@ -256,7 +253,7 @@ fn shared_config(ambient: &Ambient, settings: &AwsSettings, region: &Region) -> 
     let mut limits = time_outs();
     if settings.web_identity.is_some() {
         // The SDK counts a renewal as a part of the call that waits for it.
-        let whole = limits.operation_timeout().unwrap_or_default() + CREDENTIALS_LIMIT;
+        let whole = limits.operation_timeout().unwrap_or_default() + credentials::CREDENTIALS_LIMIT;
         limits = limits.to_builder().operation_timeout(whole).build();
     }
     ambient
@@ -276,7 +273,7 @@ fn shared_config(ambient: &Ambient, settings: &AwsSettings, region: &Region) -> 
 }
 
 fn identity_cache() -> SharedIdentityCache {
-    IdentityCache::lazy().load_timeout(CREDENTIALS_LIMIT).build()
+    IdentityCache::lazy().load_timeout(credentials::CREDENTIALS_LIMIT).build()
 }
 
 /// No look-up of endpoints behind our back: they are chosen in `connect`.

@@ -154,16 +154,23 @@ fn unanswered(call: &Call<'_>, error: &(dyn StdError + 'static)) -> Error {
     if let Some(found) = find::<CredentialsError>(error) {
         return credentials_failure(call.operation, call.credentials, found);
     }
-    if let Some(found) = find::<reqwest::Error>(error)
-        && let Some(url) = found.url()
-    {
-        return transport_error(Side::Destination, call.operation, found, url);
+    match find::<reqwest::Error>(error).map(|found| (found, found.url())) {
+        Some((found, Some(url))) => return transport_error(Side::Destination, call.operation, found, url),
+        // The body of an answer knows of no address.
+        Some((found, None)) => return broken_off(Side::Destination, call.operation, found),
+        None => {}
     }
     // Our adapter's own time limit; its text names the host.
     if find::<ConnectorError>(error).is_some_and(ConnectorError::is_timeout) {
         return Error::new(Side::Destination, call.operation, reason(error)).with_retry(Retry::Backoff);
     }
     Error::new(Side::Destination, call.operation, format!("{} failed: {}", call.operation, reason(error)))
+}
+
+/// An answer that ended before its end.
+fn broken_off(side: Side, operation: &str, error: &reqwest::Error) -> Error {
+    let text = format!("the answer to {operation} broke off: {}", reason(error));
+    Error::new(side, operation, text).with_retry(Retry::Backoff)
 }
 
 /// A source of credentials that has some but fails to give them.
@@ -223,10 +230,10 @@ pub(super) fn web_identity_failure(
     shown: impl Fn(&str) -> String,
 ) -> Error {
     if error.raw_response().is_none() {
-        if let Some(found) = find::<reqwest::Error>(error)
-            && let Some(url) = found.url()
-        {
-            return transport_error(Side::Credentials, operation, found, url);
+        match find::<reqwest::Error>(error).map(|found| (found, found.url())) {
+            Some((found, Some(url))) => return transport_error(Side::Credentials, operation, found, url),
+            Some((found, None)) => return broken_off(Side::Credentials, operation, found),
+            None => {}
         }
         let late = matches!(error, SdkError::TimeoutError(_))
             || find::<ConnectorError>(error).is_some_and(ConnectorError::is_timeout);
