@@ -26,6 +26,9 @@ use platform::Stops;
 use report::{OutputFile, Reporter};
 use run::{Afterwards, End, until_stopped};
 
+/// How many files the program needs at least, beside the standard ones: the runtime's, a connection, an image.
+const FILES: usize = 16;
+
 /// Pushed, but something that follows a push failed.
 const UNFINISHED: u8 = 3;
 /// Pushed.
@@ -51,6 +54,10 @@ fn main() -> ExitCode {
         Command::AzureTask(_) | Command::GithubAction => Environment::taken_from_process(),
         _ => Environment::of_process(),
     };
+    if let Err(error) = may_open_files() {
+        eprintln!("error: this program may open too few files: {error}\nhint: allow more (`ulimit -n`)");
+        return ExitCode::from(FAILED);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -69,6 +76,13 @@ fn main() -> ExitCode {
     // A thread may still be waiting for bytes that nobody needs any more.
     runtime.shutdown_background();
     ExitCode::from(status)
+}
+
+/// Whether a few files more can be opened. The runtime panics where it finds no room for its own.
+fn may_open_files() -> std::io::Result<()> {
+    let null = if cfg!(windows) { "NUL" } else { "/dev/null" };
+    let open: std::io::Result<Vec<_>> = (0..FILES).map(|_| std::fs::File::open(null)).collect();
+    open.map(drop)
 }
 
 /// Answers what is no command: a mistake, or a question for help.

@@ -65,6 +65,7 @@ async fn wrong_words_are_refused_before_any_network_call() {
         (&format!("-r app --ca-bundle {damaged}"), "damaged.pem"),
         ("-r app --connect-to a:443", "a:443"),
         ("-r app --connect-to a:443:b:x", "a:443:b:x"),
+        ("-r app --connect-to u:secret@a:443:b:443", "takes addresses only"),
         ("-r app --connect-to a:5000:b:6000", "error: "),
         ("-r app --retry-budget soon", "90, 90s, 5m or 1h"),
         // Engine, transfer, output.

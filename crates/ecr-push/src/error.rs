@@ -244,11 +244,22 @@ impl Error {
 /// The longest sentence. What it quotes may come from outside, and be a whole document.
 const LONGEST: usize = 4096;
 
+/// The beginning of `text`, of whole words: half of a secret would not be recognised as one, and shown.
+pub(crate) fn cut(text: &str, most: usize) -> &str {
+    let head = &text[..text.floor_char_boundary(most)];
+    let splits_a_word = text[head.len()..].starts_with(|c: char| !c.is_whitespace());
+    match head.rfind(char::is_whitespace) {
+        _ if !splits_a_word => head,
+        Some(end) => &head[..end],
+        None => "",
+    }
+}
+
 /// `text`, or its beginning and how much is missing.
 fn clipped(mut text: String) -> String {
     let whole = text.len();
     if whole > LONGEST {
-        text.truncate(text.floor_char_boundary(LONGEST));
+        text.truncate(cut(&text, LONGEST).len());
         text.push_str(&format!(" ... ({} more bytes)", whole - text.len()));
     }
     text
@@ -273,9 +284,19 @@ mod tests {
     #[test]
     fn a_sentence_that_quotes_a_whole_document_is_cut() {
         let error =
-            Error::new(Side::Source, "read", "é".repeat(100_000)).with_hint("x".repeat(4097)).with_first_hint("y");
-        assert!(error.message().len() < 4130 && error.message().ends_with("é ... (195904 more bytes)"));
+            Error::new(Side::Source, "read", "é ".repeat(100_000)).with_hint("x".repeat(4097)).with_first_hint("y");
+        assert!(error.message().len() < 4130 && error.message().ends_with("é ... (295906 more bytes)"), "{error}");
         assert_eq!(error.hints()[0], "y");
-        assert!(error.hints()[1].ends_with("x ... (1 more bytes)"));
+        // Nothing of a word that is cut.
+        assert_eq!(error.hints()[1], " ... (4097 more bytes)");
+    }
+
+    #[test]
+    fn a_text_is_cut_between_words() {
+        assert_eq!(cut("one two", 9), "one two");
+        assert_eq!(cut("one two", 7), "one two");
+        assert_eq!(cut("one two", 5), "one");
+        assert_eq!(cut("one two", 3), "one");
+        assert_eq!(cut("é two", 1), "");
     }
 }

@@ -88,6 +88,21 @@ fn names_are_bounded_one_by_one_and_together() {
 }
 
 #[test]
+fn entries_of_one_name_are_counted_one_by_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let entries: Vec<_> = (0..200_001).map(|_| (file(), "same", Vec::new())).collect();
+    for path in tars(&folder, &entries) {
+        refused("docker-archive", &path, "more than 200000 entries");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn zeros_without_end_are_no_archive() {
+    refused("docker-archive", Path::new("/dev/zero"), "it has no entries");
+}
+
+#[test]
 fn a_sparse_file_of_endless_zeros_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("sparse.tar");

@@ -41,6 +41,10 @@ impl FromStr for ConnectTo {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        if text.contains('@') {
+            // What is before it may be a password.
+            return Err(Error::refused(OPERATION, "`--connect-to` takes addresses only, no user or password"));
+        }
         let refuse = |what: &str| {
             Error::refused(OPERATION, format!("`--connect-to {text}` cannot be understood: {what}"))
                 .with_hint("write HOST:PORT:ADDRESS:PORT, with IPv6 addresses in brackets")

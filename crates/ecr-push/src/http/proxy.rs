@@ -119,7 +119,7 @@ fn proxy_url(variable: &str, value: Option<&str>) -> Result<Option<Url>> {
     };
     let refuse = |why: String| {
         Error::refused("read the proxy settings", format!("the proxy in {variable} (`{}`) {why}", without_user(value)))
-            .with_hint("write http://[USER:PASSWORD@]HOST:PORT")
+            .with_hint("write http://HOST:PORT; a user and password, if the proxy wants them, go before the host, with an @ behind")
     };
     let text = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
     let url = Url::parse(&text).map_err(|error| refuse(format!("is not a URL: {error}")))?;

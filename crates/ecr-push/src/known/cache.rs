@@ -162,6 +162,10 @@ impl Cache {
     }
 
     fn read<T: for<'a> Deserialize<'a>>(&self, path: &Path) -> Option<T> {
+        // A pipe, which somebody may have put there, would be waited for.
+        if !fs::metadata(path).ok()?.is_file() {
+            return None;
+        }
         let mut bytes = Vec::new();
         fs::File::open(path).ok()?.take(LARGEST).read_to_end(&mut bytes).ok()?;
         serde_json::from_slice(&bytes).ok()
@@ -257,6 +261,16 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache::open(&folder.path().join("cache")).unwrap();
         (folder, cache)
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_in_the_place_of_an_entry_is_not_waited_for() {
+        let (_folder, cache) = open();
+        let pair = pair("a", "A");
+        let made = std::process::Command::new("mkfifo").arg(cache.path(&pair.diff_id)).status().unwrap();
+        assert!(made.success());
+        assert!(cache.read::<serde_json::Value>(&cache.path(&pair.diff_id)).is_none());
     }
 
     #[test]

@@ -22,6 +22,7 @@ use bytes::Bytes;
 #[cfg(feature = "containerd")]
 pub use containerd::ContainerdSource;
 pub use daemon::DockerDaemon;
+pub(crate) use select::MAX_DOCUMENTS;
 pub use select::{Attestations, Selection};
 pub use spec::SourceSpec;
 

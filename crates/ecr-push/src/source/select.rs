@@ -13,7 +13,7 @@ use crate::image::{Config, Descriptor, Digest, Entry, Kind, Manifest, MediaType,
 const MAX_DEPTH: usize = 4;
 
 /// How many manifests and configs are read for one image: each platform has four, with its attestation, and there are some twenty of those.
-const MAX_DOCUMENTS: usize = 2000;
+pub(crate) const MAX_DOCUMENTS: usize = 2000;
 
 /// How many bytes they may have together.
 const MAX_BYTES: u64 = 64 << 20;

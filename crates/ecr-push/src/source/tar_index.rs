@@ -18,6 +18,9 @@ use crate::image::{DiffId, Digest};
 /// A bound against archives made to exhaust memory.
 const MAX_ENTRIES: usize = 200_000;
 
+/// How much is read behind the end of a tar that comes as a stream.
+const MAX_TAIL: u64 = 64 << 20;
+
 /// The longest name of an entry, and of what a link leads to: what Linux takes for a path (PATH_MAX).
 const MAX_PATH: usize = 4096;
 
@@ -71,6 +74,8 @@ pub(super) struct Entries {
     links: HashMap<String, String>,
     /// Bytes of names and of what links lead to.
     names: usize,
+    /// How many entries were met, of whatever name.
+    admitted: usize,
 }
 
 impl Entries {
@@ -153,8 +158,8 @@ impl Entries {
             }
         }
         leash.content();
-        // The last bytes of the stream must be read, or a broken end stays unseen.
-        io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(|error| unreadable(name, error))?;
+        // The last bytes of the stream must be read, or a broken end stays unseen; but some never end.
+        io::copy(&mut archive.into_inner().take(MAX_TAIL), &mut io::sink()).map_err(|error| unreadable(name, error))?;
         Ok(entries)
     }
 
@@ -169,7 +174,8 @@ impl Entries {
 
     /// Notes links; returns the path of a regular file.
     fn admit<R: Read>(&mut self, entry: &tar::Entry<'_, R>, name: &str) -> Result<Option<String>> {
-        if self.files.len() + self.links.len() >= MAX_ENTRIES {
+        self.admitted += 1;
+        if self.admitted > MAX_ENTRIES {
             return Err(source_error(
                 "read archive",
                 format!("{name} has more than {MAX_ENTRIES} entries; it is no image archive"),
