@@ -51,7 +51,8 @@ async fn tags_that_were_pushed_already_are_named() {
         put.iter().any(|request| request.path.ends_with("/v2"))
     };
     let run = stopped(stand.push("-t v2"), "TERM", 143, publishing).await;
-    assert_eq!(run.stderr.lines().last(), Some("stopped: these tags were pushed already: v1"), "{}", run.stderr);
+    let left = "stopped: these tags were pushed already: v1; the tag v2 was under way, and may be there";
+    assert_eq!(run.stderr.lines().last(), Some(left), "{}", run.stderr);
     assert!(stand.tag("v1").is_some() && stand.tag("v2").is_none());
 }
 
@@ -105,4 +106,13 @@ async fn signals_are_handled_before_anything_is_done() {
     // The engine was reached: the push is on its way.
     let (_connection, _) = tokio::task::spawn_blocking(move || listener.accept()).await.unwrap().unwrap();
     assert!(running.catches_signals());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tag_whose_answer_is_still_awaited_may_be_there() {
+    let stand = Stand::new().await;
+    let late = FaultAction::DelayAnswer(Duration::from_secs(20));
+    stand.server.add_fault(Fault::new(late).operation("PutImage"));
+    let run = stopped(stand.push(""), "TERM", 143, || stand.tag("v1").is_some()).await;
+    run.says(&["stopped: nothing was tagged; the tag v1 was under way, and may be there"]);
 }

@@ -88,6 +88,11 @@ pub enum Event {
         /// How long the wait is.
         wait: Duration,
     },
+    /// The registry is being asked to put a tag. Until [`Event::Published`], nobody knows whether it has.
+    Publishing {
+        /// The tag.
+        tag: String,
+    },
     /// A manifest or tag is in the registry.
     Published {
         /// Digest of the manifest.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 
-use crate::error::{Error, Result, Retry};
+use crate::error::{Error, Result, Retry, Side};
 use crate::events::{Event, Events};
 
 /// The longest wait between two tries.
@@ -18,6 +18,12 @@ const MAX_COST: Duration = Duration::from_secs(5);
 
 /// A try that fails within this time is refused, one way or the other.
 const LASTED: Duration = Duration::from_secs(1);
+
+/// Once there is trouble, a question may take what is left of the budget, and this at least.
+const LAST_TRY: Duration = Duration::from_secs(30);
+
+/// What sets the budget.
+const BUDGET: &str = "`--retry-budget`";
 
 /// How often something is tried again that will most likely fail again.
 const BRIEF: usize = 3;
@@ -104,11 +110,34 @@ impl RetryBudget {
         &self.waits
     }
 
-    /// Runs `operation` until it succeeds, fails for good, or the budget is used up.
+    /// Runs `operation` until it succeeds, fails for good, or the budget is used up. A try that begins in trouble may not outlive the
+    /// budget by more than [`LAST_TRY`].
     ///
     /// # Errors
     /// The last failure of `operation`.
     pub async fn run<T, F>(&self, what: &str, mut operation: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        self.run_unhurried(what, || {
+            let spent = self.trouble.total();
+            let operation = operation();
+            async move {
+                let Some(most) = bound(self.limit, spent) else { return operation.await };
+                tokio::time::timeout(most, operation).await.unwrap_or_else(|_| {
+                    let text = format!("`{what}` was not answered within {} s", most.as_secs());
+                    Err(Error::new(Side::Destination, what, text).with_retry(Retry::Backoff))
+                })
+            }
+        })
+        .await
+    }
+
+    /// The same for an operation that may take any time, because it notices by itself when it stands still.
+    ///
+    /// # Errors
+    /// The last failure of `operation`.
+    pub async fn run_unhurried<T, F>(&self, what: &str, mut operation: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
@@ -132,9 +161,13 @@ impl RetryBudget {
             }
             let spent = self.trouble.total();
             if spent >= self.limit {
+                // A question within an operation has said so already.
+                if error.hints().iter().any(|hint| hint.contains(BUDGET)) {
+                    return Err(error);
+                }
                 let seconds = spent.as_secs();
                 return Err(error.with_hint(format!(
-                    "tried again for {seconds} s; `--retry-budget` sets how long a push may go on trying"
+                    "tried again for {seconds} s; {BUDGET} sets how long a push may go on trying"
                 )));
             }
             // A connection that broke later than after the wait before it was no refusal: the way is open at times, and waiting longer and
@@ -161,6 +194,11 @@ impl RetryBudget {
     }
 }
 
+/// How long a question may take once `spent` of the budget is gone. There is no bound while nothing is wrong.
+fn bound(limit: Duration, spent: Duration) -> Option<Duration> {
+    (!spent.is_zero()).then(|| limit.saturating_sub(spent).max(LAST_TRY))
+}
+
 fn back_off() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(Duration::from_millis(250))
@@ -173,7 +211,6 @@ fn back_off() -> impl Iterator<Item = Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Side;
 
     fn passing(retry: Retry) -> Error {
         Error::new(Side::Destination, "test", "it failed").with_retry(retry)
@@ -208,6 +245,15 @@ mod tests {
         let result: Result<()> = budget.run("test", || async { Err(passing(Retry::Backoff)) }).await;
         assert!(result.unwrap_err().hints()[0].contains("--retry-budget"));
         assert!((1..=4).contains(&budget.retries()), "{}", budget.retries());
+    }
+
+    #[test]
+    fn a_question_does_not_outlive_the_budget_by_much() {
+        let seconds = Duration::from_secs;
+        assert_eq!(bound(seconds(300), Duration::ZERO), None);
+        assert_eq!(bound(seconds(300), seconds(10)), Some(seconds(290)));
+        assert_eq!(bound(seconds(300), seconds(290)), Some(LAST_TRY));
+        assert_eq!(bound(seconds(2), seconds(5)), Some(LAST_TRY));
     }
 
     #[tokio::test]

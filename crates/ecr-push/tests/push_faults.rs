@@ -88,6 +88,41 @@ async fn a_lost_answer_to_the_manifest_is_no_failure() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_somebody_else_accepted_is_not_taken_for_pushed() {
+    // A login page says yes to everything.
+    for status in [200, 201, 202] {
+        let stand = Stand::new().await;
+        let request = stand.request(&stand.layout("image", &[1000]));
+        stand.server.add_fault(Fault::new(FaultAction::Answer(Answer::status(status))).method("PUT"));
+        let (report, log) = push_with_log(request).await;
+        let error = report.err().unwrap_or_else(|| panic!("{log:?}"));
+        assert!(error.message().contains("accepted the manifest at v1, and does not have it"), "{error}");
+        assert_eq!(stand.tag("v1"), None);
+    }
+    // A registry that only does not say what it stored is asked, and has it.
+    let silent = FaultAction::header("docker-content-digest", None);
+    survives(&[1000], vec![Fault::new(silent).method("PUT")]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_of_the_api_that_break_off_pass() {
+    let fault = Fault::new(FaultAction::Truncate { after: 20 }).operation("GetAuthorizationToken").times(5);
+    let (_, log) = survives(&[1000], vec![fault]).await;
+    assert!(log.iter().any(|line| line.starts_with("retry get token")), "{log:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registry_that_loses_everything_again_is_named_with_a_remedy() {
+    let stand = Stand::new().await;
+    let request = stand.request(&stand.layout("image", &[1000, 2000]));
+    stand.server.add_fault(Fault::new(FaultAction::ForgetBlobs(9)).operation("PutImage"));
+    let (report, log) = push_with_log(request).await;
+    let error = report.unwrap_err();
+    assert!(error.hints().iter().any(|hint| hint.contains("is lost again")), "{error:?} {log:?}");
+    assert_eq!(stand.tag("v1"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_stalled_upload_is_noticed_and_sent_again() {
     // Twice: the config's upload meets the fault too, and ends before it.
     let fault = Fault::new(FaultAction::Stall { after: MIB as u64 }).method("PUT").path("/blobs/uploads/").times(2);

@@ -45,6 +45,8 @@ struct Inner {
     progress: Progress,
     section: Mutex<bool>,
     tagged: Mutex<Vec<String>>,
+    /// The tag that the registry is being asked to put.
+    tagging: Mutex<Option<String>>,
     secrets: Mutex<Vec<SecretString>>,
 }
 
@@ -99,6 +101,7 @@ impl Reporter {
             progress: Progress::default(),
             section: Mutex::default(),
             tagged: Mutex::default(),
+            tagging: Mutex::default(),
             secrets: Mutex::default(),
         }))
     }
@@ -205,8 +208,13 @@ impl Reporter {
             Event::Retrying { what, why, wait } => {
                 return self.notice(&format!("{what} failed: {why}; trying again in {:.1} s", wait.as_secs_f64()));
             }
+            Event::Publishing { tag } => {
+                lock(&self.0.tagging).replace(tag.clone());
+                return;
+            }
             Event::Published { digest, tag, existed } => {
                 if let Some(tag) = tag {
+                    lock(&self.0.tagging).take();
                     lock(&self.0.tagged).push(tag.clone());
                 }
                 let done = if *existed { "already there" } else { "pushed" };
@@ -273,10 +281,13 @@ impl Reporter {
     pub fn stopped(&self) -> String {
         self.end();
         let tagged = lock(&self.0.tagged);
-        let text = if tagged.is_empty() {
-            "stopped: nothing was tagged".to_owned()
-        } else {
-            format!("stopped: these tags were pushed already: {}", tagged.join(", "))
+        let done = match tagged.as_slice() {
+            [] => "nothing was tagged".to_owned(),
+            tags => format!("these tags were pushed already: {}", tags.join(", ")),
+        };
+        let text = match lock(&self.0.tagging).as_deref() {
+            None => format!("stopped: {done}"),
+            Some(tag) => format!("stopped: {done}; the tag {tag} was under way, and may be there"),
         };
         self.line(&self.text(&text));
         text

@@ -21,6 +21,7 @@ mod uploads;
 mod verdicts;
 mod verify;
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 pub use destination::DestinationSpec;
@@ -41,7 +42,7 @@ use crate::known::{Origin, Remembered, Reuse, codec_of};
 use crate::retry::RetryBudget;
 #[cfg(feature = "containerd")]
 use crate::source::ContainerdSource;
-use crate::source::{Contents, DockerDaemon, Preview, Source, SourceSpec, open_file};
+use crate::source::{Contents, DockerDaemon, MAX_DOCUMENTS, Preview, Source, SourceSpec, open_file};
 use destination::Destination;
 use memory::Memory;
 use plan::{Identity, TagState};
@@ -157,7 +158,7 @@ impl Push {
             self.destination.forget(round > 0);
             source = again;
         }
-        self.send(source, preview, &states, &tags).await
+        self.send(source, preview, &states, &tags).await.map_err(publish::lost_again)
     }
 
     /// The transfer, by the fastest way to the layers and if need be by the slower one.
@@ -363,9 +364,10 @@ impl Push {
         Ok(first)
     }
 
-    /// Every blob of an image or index that the registry has. `None` if a child is not there.
+    /// Every blob of an image or index that the registry has. `None` if a child is not there, or there are more than any source may have.
     async fn blobs_of(&self, root: &Manifest) -> Result<Option<Vec<Descriptor>>> {
         let mut open = vec![root.clone()];
+        let mut seen = HashSet::from([root.digest]);
         let mut blobs: Vec<Descriptor> = Vec::new();
         while let Some(manifest) = open.pop() {
             for blob in manifest.blobs() {
@@ -375,10 +377,16 @@ impl Push {
             }
             let Kind::Index { entries } = &manifest.kind else { continue };
             for entry in entries {
+                // Indexes may name each other's children again and again.
+                if !seen.insert(entry.descriptor.digest) {
+                    continue;
+                }
+                if seen.len() > MAX_DOCUMENTS {
+                    return Ok(None);
+                }
                 let reference = entry.descriptor.digest.to_string();
                 let found =
                     self.retry.run("read manifest", || self.destination.repository.manifest(&reference)).await?;
-                // By its digest, or an answer that names itself would be followed for ever.
                 let child =
                     found.filter(|found| found.digest == entry.descriptor.digest).and_then(|found| found.manifest);
                 let Some(child) = child else { return Ok(None) };

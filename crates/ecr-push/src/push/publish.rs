@@ -40,6 +40,7 @@ pub(super) async fn publish(
             events.emit(published(true));
             continue;
         }
+        events.emit(Event::Publishing { tag: tag.clone() });
         let mut put_root = put(destination, &tag, root, retry).await;
         for _ in 0..CHILD_TRIES {
             // Every blob is there: it is a child that is gone.
@@ -54,6 +55,11 @@ pub(super) async fn publish(
             continue;
         };
         if !is_immutable_refusal(&error) {
+            // Nobody has said no.
+            let error = match error.status() {
+                None => error.with_hint(format!("the tag `{tag}` may point at the image already: an answer was lost")),
+                Some(_) => error,
+            };
             return Err(destination.explain(error));
         }
         // Somebody was faster, or the tag could not be read beforehand. The same image is success.
@@ -86,11 +92,24 @@ async fn put_children(destination: &Destination, children: &[Manifest], retry: &
     Ok(())
 }
 
+/// The codes for that.
+const UNSEEN: [&str; 5] =
+    ["BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN", "BLOB_UPLOAD_UNKNOWN", "MANIFEST_UNKNOWN", "DIGEST_INVALID"];
+
+/// The refusal after everything was sent again as often as makes sense.
+pub(super) fn lost_again(error: Error) -> Error {
+    if error.retry() != Retry::Resend && !is_unseen(&error) {
+        return error;
+    }
+    error.with_hint(
+        "what the registry lacks was sent again, and is lost again: look at its storage, and at who deletes from the repository",
+    )
+}
+
 /// True if the registry says that something is missing which the manifest names. The last one: the digest is right, so the registry has
 /// read what a neighbour is just writing of the same manifest, as docker-registry does on a file system.
 fn is_unseen(error: &Error) -> bool {
-    let codes = ["BLOB_UNKNOWN", "MANIFEST_BLOB_UNKNOWN", "BLOB_UPLOAD_UNKNOWN", "MANIFEST_UNKNOWN", "DIGEST_INVALID"];
-    error.retry() != Retry::Resend && error.code().is_some_and(|code| codes.contains(&code))
+    error.retry() != Retry::Resend && error.code().is_some_and(|code| UNSEEN.contains(&code))
 }
 
 /// Puts a manifest. If the registry does not see a blob that it names, it is asked for each of them anew: those that are gone must be sent

@@ -15,6 +15,7 @@ use super::learn::{Learn, Wish};
 use super::limits;
 use super::mounts::Mounts;
 use super::plan::{self, Identity, TagState};
+use super::publish;
 use super::uploads::{Known, Uploads};
 use super::verdicts::Verdicts;
 use super::{BlobReport, Push, PushReport, RESENDS};
@@ -141,7 +142,7 @@ impl Push {
                 uploads.one(blob).await?;
             }
         }
-        self.publish(manifests, identity, states, tags).await
+        self.publish(manifests, identity, states, tags).await.map_err(publish::lost_again)
     }
 
     /// Connections for the uploads to come, where nothing else opens them: ECR is asked for layers at another host.

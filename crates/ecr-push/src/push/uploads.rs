@@ -219,13 +219,18 @@ impl Uploads {
         let cut = AtomicUsize::new(0);
         let what = format!("send {}", digest.short());
         self.retry
-            .run(&what, || async {
+            .run_unhurried(&what, || async {
                 loop {
                     // An answer may have been lost, or another push may have been faster: ask before sending again.
                     if tried.swap(true, Ordering::Relaxed) {
                         self.events.emit(Event::UploadRestarted { digest });
-                        if self.destination.present(&digest, &self.retry).await.unwrap_or(false) {
-                            return Ok(());
+                        match self.destination.present(&digest, &self.retry).await {
+                            Ok(true) => return Ok(()),
+                            // Nobody answers: to send it all without having asked would be in vain, or once too often.
+                            Err(error) if matches!(error.retry(), Retry::Backoff | Retry::Throttled | Retry::Brief) => {
+                                return Err(error);
+                            }
+                            Ok(false) | Err(_) => {}
                         }
                     }
                     // A mount that was refused has left an open session behind.
@@ -252,7 +257,12 @@ impl Uploads {
                             }
                             return Err(error);
                         }
-                        _ => return Err(error),
+                        _ => {
+                            if renewed.load(Ordering::Relaxed) {
+                                repository.judge(&error);
+                            }
+                            return Err(error);
+                        }
                     }
                 }
             })

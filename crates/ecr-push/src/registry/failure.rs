@@ -7,10 +7,16 @@ use reqwest::Response;
 use serde::Deserialize;
 
 use super::retry_for;
-use crate::error::{Error, Retry, Side};
+use crate::error::{Error, Retry, Side, cut};
 
 /// How much of an error's body is read.
 const BODY_LIMIT: usize = 64 * 1024;
+
+/// How much of one is shown that has no known form, in bytes.
+const SHOWN: usize = 200;
+
+/// How long it is waited for. What has come by then will do: the status decides.
+const BODY_TIME: Duration = Duration::from_secs(5);
 
 /// Longer than any word that a sentence has behind `Basic` or `Bearer`.
 const SHORTEST_TOKEN: usize = 20;
@@ -36,12 +42,15 @@ pub(super) async fn refusal(operation: &str, repository: &str, mut response: Res
     let retry_after = header(header::RETRY_AFTER.as_str()).and_then(|text| wait(&text, SystemTime::now()));
     let host = response.url().host_str().unwrap_or("the registry").to_owned();
     let mut bytes = Vec::new();
-    while let Ok(Some(chunk)) = response.chunk().await {
-        bytes.extend_from_slice(&chunk);
-        if bytes.len() > BODY_LIMIT {
-            break;
+    let read = async {
+        while let Ok(Some(chunk)) = response.chunk().await {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > BODY_LIMIT {
+                break;
+            }
         }
-    }
+    };
+    let _ = tokio::time::timeout(BODY_TIME, read).await;
     let first = serde_json::from_slice::<Body>(&bytes).ok().and_then(|body| body.errors.into_iter().next());
     let mut error = match first {
         Some(item) => {
@@ -80,8 +89,10 @@ fn bare(operation: &str, host: &str, status: StatusCode, bytes: &[u8]) -> String
     if text.is_empty() {
         return format!("{host} answered {status} to `{operation}` without a reason");
     }
-    let shown: String = text.chars().take(200).collect();
-    format!("{host} answered {status} to `{operation}`: {shown}")
+    match cut(&text, SHOWN) {
+        "" => format!("{host} answered {status} to `{operation}` with {} bytes that are not shown", text.len()),
+        shown => format!("{host} answered {status} to `{operation}`: {shown}"),
+    }
 }
 
 /// The text on one line. Servers and proxies that say back what they were sent say back the token too, which goes.
@@ -117,6 +128,12 @@ fn explain(error: Error, repository: &str) -> Error {
             error.with_hint("Amazon ECR refuses this manifest or name; the text above names the rule").with_retry(Retry::Never)
         }
         ("TOOMANYREQUESTS", _) => error.with_retry(Retry::Throttled),
+        (_, Some(413)) => error.with_hint(
+            "a proxy before the registry allows no body of this size (in nginx: `client_max_body_size 0`)",
+        ),
+        (_, Some(300..=399)) => error.with_hint(
+            "a registry sends nobody who pushes elsewhere: a proxy, gateway or login page answered, or the address is an old one",
+        ),
         _ => error,
     }
 }
@@ -137,6 +154,21 @@ mod tests {
             let answer = http::Response::builder().status(429).body(body).unwrap();
             let error = refusal("check blob", "app", answer.into()).await;
             assert_eq!(error.message(), said);
+        }
+    }
+
+    #[tokio::test]
+    async fn half_a_word_is_not_shown() {
+        let secret = "wJalrXUtnFEMIK7MDENGbPxRfiCYEXAMPLEKEY";
+        for (body, shown) in [
+            (format!("{} {secret}", "x".repeat(180)), true),
+            (format!("{}{secret}", "x".repeat(180)), false),
+            (format!("no {} http://user:{secret}@host/", "x ".repeat(90)), true),
+        ] {
+            let answer = http::Response::builder().status(400).body(body).unwrap();
+            let error = refusal("check blob", "app", answer.into()).await;
+            assert!(!error.message().contains(&secret[..4]), "{error}");
+            assert_eq!(error.message().contains("xx") || error.message().contains("x x"), shown, "{error}");
         }
     }
 

@@ -16,7 +16,7 @@ use crate::http::{Http, HttpSettings};
 use crate::retry::Overlap;
 
 thread_local! {
-    static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime can be made");
+    static RUNTIME: Runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime can be made");
     static REPOSITORY: Repository = {
         let http = Http::new(&HttpSettings::default()).expect("the client can be made");
         let base = "https://registry.example/".parse().expect("a URL");

@@ -192,7 +192,24 @@ impl Repository {
             Some(told) if told != manifest.digest.to_string() => {
                 Err(stored_wrong(operation, reference, told, &manifest.digest))
             }
-            _ => Ok(()),
+            Some(_) => Ok(()),
+            None => self.confirm(reference, manifest).await,
+        }
+    }
+
+    /// Asks for a manifest that the registry took without saying what it stored: it may have been somebody else who answered.
+    async fn confirm(&self, reference: &str, manifest: &Manifest) -> Result<()> {
+        match self.manifest(&manifest.digest.to_string()).await {
+            Ok(Some(found)) if found.digest == manifest.digest => Ok(()),
+            Ok(_) => {
+                let text = format!("{} accepted the manifest at {reference}, and does not have it", self.host());
+                Err(Error::new(Side::Destination, PUT_MANIFEST, text)
+                    .with_retry(Retry::Brief)
+                    .with_hint("a proxy, gateway or login page may have answered in the place of the registry"))
+            }
+            // Who may not read can push without.
+            Err(error) if matches!(error.status(), Some(401 | 403 | 405)) => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -272,7 +289,9 @@ impl Repository {
 /// The registry says that it holds something else than was sent. An answer of somebody else, such as a proxy's old one, may pass.
 fn stored_wrong(operation: &str, what: &str, told: &str, sent: &Digest) -> Error {
     let text = format!("the registry stored {what} as {told}, but {sent} was sent");
-    Error::new(Side::Destination, operation, text).with_retry(Retry::Brief)
+    Error::new(Side::Destination, operation, text).with_retry(Retry::Brief).with_hint(
+        "something on the way changes what is sent or answered: try without the proxy, or ask who runs the registry",
+    )
 }
 
 /// The body of an answer, unless it has over `most` bytes.
@@ -314,9 +333,36 @@ fn retry_for(status: StatusCode) -> Retry {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
     use crate::http::HttpSettings;
     use crate::retry::Overlap;
+    use crate::source::Content;
+
+    #[tokio::test]
+    async fn a_refusal_that_does_not_end_is_one_by_its_status() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base: Url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 4096]).await;
+            stream.write_all(b"HTTP/1.1 503 No\r\ncontent-length: 1000\r\n\r\nbusy").await.unwrap();
+            // The rest never comes, and the connection stays.
+            std::future::pending::<()>().await;
+        });
+        let http = Http::new(&HttpSettings::default()).unwrap();
+        let pace = Pace::new(&[], &Overlap::default());
+        let auth = Auth::asked(None, &Events::none());
+        let repository = Repository::new(http, base.clone(), "team/app", auth, pace, &Events::none());
+        let session = base.join("/v2/team/app/blobs/uploads/1").unwrap();
+        let content = Content::Memory(Bytes::from_static(b"blob"));
+        let upload = repository.upload(Digest::of(b"blob"), &content, false, Some(session), Arc::new(|_| {}));
+        let answer = tokio::time::timeout(Duration::from_secs(60), upload).await;
+        let error = answer.expect("it ends").unwrap_err();
+        assert_eq!((error.status(), error.retry()), (Some(503), Retry::Backoff));
+        assert!(error.message().contains("busy"), "{error}");
+    }
 
     #[tokio::test]
     async fn a_name_that_was_resolved_before_is_waited_for() {

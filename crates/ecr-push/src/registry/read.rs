@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use url::Url;
 
-use super::{Repository, failure};
-use crate::error::{Error, Result, Side};
+use super::{ANSWER, Repository, failure};
+use crate::error::{Error, Result, Retry, Side};
 use crate::http::{is_metadata_host, transport_error};
 use crate::image::{Digest, Hasher};
 
@@ -16,6 +16,9 @@ pub(crate) const READ_BLOB: &str = "read blob";
 
 /// How long reading one blob may take.
 const LONG: Duration = Duration::from_secs(3600);
+
+/// How long nothing of it may come.
+const STALLED: Duration = Duration::from_secs(30);
 
 /// A registry may send readers to another host, and not just anywhere: not from https to http, where anybody on the way could see what
 /// is read, and not to the addresses of metadata, which answer this machine alone.
@@ -75,8 +78,13 @@ impl Repository {
         take: &mut (dyn FnMut(&Bytes) -> Result<()> + Send),
     ) -> Result<u64> {
         let url = self.url(&format!("blobs/{digest}"))?;
-        let mut response =
-            self.send(READ_BLOB, |client| client.request(Method::GET, url.clone()).timeout(limit)).await?;
+        let silent = |seconds: Duration| {
+            let text = format!("nothing of {digest} came for {} s", seconds.as_secs());
+            Error::new(Side::Destination, READ_BLOB, text).with_retry(Retry::Backoff)
+        };
+        let request = |client: &reqwest::Client| client.request(Method::GET, url.clone()).timeout(limit);
+        let answer = tokio::time::timeout(ANSWER, self.send(READ_BLOB, request)).await;
+        let mut response = answer.map_err(|_| silent(ANSWER))??;
         if matches!(response.status(), StatusCode::TEMPORARY_REDIRECT | StatusCode::FOUND) {
             // ECR sends readers to S3, which refuses a second credential: ours stays here (ecr-facts 4.5).
             let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
@@ -88,16 +96,18 @@ impl Repository {
                 )
             })?;
             check_redirect(&url, &target)?;
-            let sent = self.http.client_for(&target).get(target.clone()).timeout(limit).send().await;
+            let request = self.http.client_for(&target).get(target.clone()).timeout(limit).send();
+            let sent = tokio::time::timeout(ANSWER, request).await.map_err(|_| silent(ANSWER))?;
             response = sent.map_err(|error| transport_error(Side::Destination, READ_BLOB, &error, &target))?;
         }
         if !response.status().is_success() {
             return Err(failure::refusal(READ_BLOB, &self.name, response).await);
         }
         let mut hasher = Hasher::default();
-        while let Some(chunk) =
-            response.chunk().await.map_err(|error| transport_error(Side::Destination, READ_BLOB, &error, &self.base))?
-        {
+        loop {
+            let chunk = tokio::time::timeout(STALLED, response.chunk()).await.map_err(|_| silent(STALLED))?;
+            let chunk = chunk.map_err(|error| transport_error(Side::Destination, READ_BLOB, &error, &self.base))?;
+            let Some(chunk) = chunk else { break };
             hasher.update(&chunk);
             take(&chunk)?;
         }

@@ -82,7 +82,11 @@ impl Repository {
     pub(super) fn session(&self, response: &Response) -> Result<Url> {
         let url = self.url("blobs/uploads/")?;
         let operation = START_UPLOAD;
-        let refuse = |what: String| Err(Error::new(Side::Destination, operation, what));
+        let refuse = |what: String| {
+            let hint = "the registry, or a proxy before it, does not know its own address: whoever runs it has to set that \
+                        (host, port, scheme)";
+            Err(Error::new(Side::Destination, operation, what).with_hint(hint))
+        };
         let Some(location) = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok()) else {
             return refuse(format!(
                 "the registry answered {} without saying where to send the bytes",
@@ -179,6 +183,16 @@ impl Repository {
             (400, Some("DIGEST_INVALID" | "BLOB_UPLOAD_INVALID" | "SIZE_INVALID")) => error.with_retry(Retry::Brief),
             _ => error,
         })
+    }
+
+    /// Notes what came of an upload with a token that is new because the one before was refused: where that did not help, it will not
+    /// help the next upload either.
+    pub fn judge(&self, error: &Error) {
+        if error.operation() == SEND_BLOB
+            && let Some(status) = error.status().and_then(|status| StatusCode::from_u16(status).ok())
+        {
+            self.auth.judge(SEND_BLOB, status);
+        }
     }
 
     /// Waits until an upload is dead; answers for how long nothing moved. A commit that takes long is said before it is given up.
