@@ -90,7 +90,8 @@ fn a_stall_that_heals_is_survived() {
         return;
     };
     let again = survives(stack, "faults/heals", &["connection stall=3000000 lasting=15s"], Duration::from_secs(120));
-    assert!(again <= 25 << 20, "{again} bytes were sent again");
+    // It is shorter than what is taken for a dead link.
+    assert!(again <= 1 << 20, "{again} bytes were sent again");
 }
 
 #[test]
@@ -148,7 +149,7 @@ fn a_dead_link_ends_within_the_budget_and_is_named() {
     let way = Way::start(&registry, &["connection stall=3000000"], None);
     let outcome = way.push("faults/dead").args(["--retry-budget", "10s"]).limit(Duration::from_secs(200)).run();
     // The stall is noticed after 30 s, and the last try may begin just within the budget.
-    outcome.refused().says(&["stalled: no byte moved for 3", "--retry-budget"]).within(Duration::from_secs(150));
+    outcome.refused().says(&["stalled: no byte moved for 3", "--retry-budget"]).within(Duration::from_secs(110));
     assert!(way.seen().hits() > 0);
     assert!(!registry.has_tag("faults/dead"));
 }

@@ -29,7 +29,7 @@ fn peak(pid: u32) -> Option<u64> {
 /// Runs to the end, and watches the memory.
 async fn watched(running: Running) -> (common::Run, u64) {
     let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
-    let pid = running.pid();
+    let pid = running.id();
     let watch = tokio::spawn(async move {
         let mut most = 0;
         loop {

@@ -16,6 +16,9 @@ use local_ecr::{Config, Fault, FaultAction, Key};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
+/// How long an upload stands still for something to happen meanwhile.
+const MEANWHILE: Duration = Duration::from_secs(3);
+
 /// Deletes the repository with everything in it, as its owner may.
 fn delete_repository(stand: &Stand) {
     let url = format!("{}/", stand.server.endpoint_url());
@@ -35,7 +38,7 @@ fn delete_repository(stand: &Stand) {
 async fn a_repository_that_is_deleted_meanwhile_is_named_and_not_made_again() {
     for words in ["", "--create-repository"] {
         let stand = Stand::new().await;
-        let pause = FaultAction::Pause { after: 0, time: Duration::from_millis(700) };
+        let pause = FaultAction::Pause { after: 0, time: MEANWHILE };
         stand.server.add_fault(Fault::new(pause).operation("CompleteLayerUpload").times(1));
         let running = stand.push(words).start();
         wait_for("an upload", LIMIT, || !stand.asked("CompleteLayerUpload").is_empty()).await;
@@ -97,7 +100,14 @@ async fn neighbours_that_push_overlapping_images_do_not_harm_each_other() {
         let mut tags = stand.server.repository(APP).unwrap().tags;
         let same = tags.remove("same").unwrap();
         assert!(digests.values().any(|digest| *digest == same), "the shared tag is somebody's image");
+        let wanted = (0..pushers).map(|number| (format!("v{number}"), root(&images[number])));
+        assert_eq!(digests, wanted.collect(), "{pushers} pushers");
         assert_eq!(tags, digests, "{pushers} pushers");
+        for image in &images {
+            let repository = stand.server.repository(APP).unwrap();
+            let has = |name: &str| repository.blobs.contains(name) || repository.manifests.contains_key(name);
+            assert!(blobs(image).iter().all(|name| has(&format!("sha256:{name}"))), "{pushers} pushers");
+        }
         let (all, sent, twice) = bytes(&stand, &images);
         writeln!(
             text,
@@ -109,6 +119,19 @@ async fn neighbours_that_push_overlapping_images_do_not_harm_each_other() {
         .unwrap();
     }
     reliability::write("concurrent", &text);
+}
+
+/// The digest that a layout's index names.
+fn root(layout: &std::path::Path) -> String {
+    let index = std::fs::read(layout.join("index.json")).unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index).unwrap();
+    index["manifests"][0]["digest"].as_str().unwrap().to_owned()
+}
+
+/// The names of a layout's blobs.
+fn blobs(layout: &std::path::Path) -> Vec<String> {
+    let blobs = std::fs::read_dir(layout.join("blobs/sha256")).unwrap();
+    blobs.map(|blob| blob.unwrap().file_name().into_string().unwrap()).collect()
 }
 
 /// Bytes of the images, bytes sent, and bytes of blobs that were sent more than once.
@@ -142,7 +165,7 @@ async fn credentials_that_rotate_in_the_middle_are_asked_for_again() {
     let keys = process(common::KEY, common::SECRET);
     let config = format!("[profile rotating]\nregion = us-east-1\ncredential_process = /bin/sh {}\n", keys.display());
     let config = stand.file("aws-config", config);
-    let pause = FaultAction::Pause { after: 0, time: Duration::from_millis(700) };
+    let pause = FaultAction::Pause { after: 0, time: MEANWHILE };
     stand.server.add_fault(Fault::new(pause).operation("CompleteLayerUpload").times(1));
     let running = stand
         .bare(&format!("push {} -r {APP} -t v1 --profile rotating", two()))

@@ -252,11 +252,6 @@ pub struct Running {
 
 impl Running {
     /// The process.
-    pub fn pid(&self) -> u32 {
-        self.child.id().expect("the program runs")
-    }
-
-    /// Its process.
     pub fn id(&self) -> u32 {
         self.child.id().expect("the program runs")
     }

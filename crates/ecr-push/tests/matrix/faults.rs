@@ -86,12 +86,14 @@ impl Row {
 
 fn connections() -> Vec<Row> {
     let second = Duration::from_secs(1);
+    let pause = |time| FaultAction::Pause { after: 0, time };
     let handshake = |action| FaultAction::FailConnections { count: 2, action };
     vec![
         Row::always("reset", FaultAction::Reset { after: 0 }).resends(1),
         Row::always("reset, three times", FaultAction::Reset { after: 0 }).times(3).resends(3),
         Row::always("closed without an answer", FaultAction::Close).resends(1),
-        Row::always("stall that heals", FaultAction::Pause { after: 0, time: second }),
+        Row::always("stall that heals", pause(second)),
+        Row { slow: true, ..Row::always("stall of 15 s that heals", pause(Duration::from_secs(15))) },
         Row::always("late", FaultAction::Delay(second)),
         Row::always("late answer", FaultAction::DelayAnswer(second)),
         Row::new("slow drip", |_, clean| FaultAction::Drip { per_second: clean.largest.max(2000) }),
