@@ -148,7 +148,7 @@ async fn what_a_service_says_back_is_neither_endless_nor_secret() {
     let token = "temporary-session-token//0123456789==";
     for mark in [("AWS_UNUSED", "1"), MARKS[0], MARKS[1]] {
         let stand = Stand::new().await;
-        let text = format!("refused {} and {token} {}", common::SECRET, "x".repeat(100_000));
+        let text = format!("refused {} and {token} {}", common::SECRET, "xxx ".repeat(25_000));
         let answer = Answer::error(400, "InvalidParameterException", &text);
         stand.server.add_fault(Fault::new(FaultAction::Answer(answer)).operation("GetAuthorizationToken"));
         let run = stand.push("").env("AWS_SESSION_TOKEN", token).envs(&[mark]).run().await;
