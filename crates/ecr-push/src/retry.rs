@@ -12,8 +12,8 @@ use crate::events::{Event, Events};
 /// The longest wait between two tries.
 const MAX_WAIT: Duration = Duration::from_secs(20);
 
-/// A try that was cut off has cost what it sent by then. The next one waits as long as that took, up to this: what broke it may
-/// last, and would cost the same again.
+/// A try that was cut off has cost what it sent by then. The next one waits twice as long as that took, up to this: what broke it
+/// may last, and would cost the same again.
 const MAX_COST: Duration = Duration::from_secs(5);
 
 /// A try that fails within this time is refused, one way or the other.
@@ -177,7 +177,7 @@ impl RetryBudget {
                 waits = back_off();
             }
             let own = waits.next().unwrap_or(MAX_WAIT).min(MAX_WAIT);
-            let own = if is_broken { own.max(started.elapsed().min(MAX_COST)) } else { own };
+            let own = if is_broken { own.max((2 * started.elapsed()).min(MAX_COST)) } else { own };
             // What the service asks for is the least: one that asks for no wait at all must not be asked a thousand times a second.
             let wait = error.retry_after().map_or(own, |asked| asked.max(own));
             let wait = wait.min(self.limit.saturating_sub(spent).max(Duration::from_millis(50)));
@@ -280,7 +280,11 @@ mod tests {
                 }
             })
             .await;
-        assert!(result.is_ok() && budget.waits().total() >= Duration::from_millis(900), "{:?}", budget.waits().total());
+        assert!(
+            result.is_ok() && budget.waits().total() >= Duration::from_millis(1800),
+            "{:?}",
+            budget.waits().total()
+        );
     }
 
     #[test]

@@ -37,7 +37,10 @@ pub(crate) const CHECK_BLOB: &str = "check blob";
 pub(crate) const READ_MANIFEST: &str = "read manifest";
 pub(crate) const PUT_MANIFEST: &str = "put manifest";
 
-/// How long an answer to a small request may take. A manifest is checked by the registry before it answers.
+/// How long the answer to a question may take, or to the wish to send something.
+const ASKED: Duration = Duration::from_secs(30);
+
+/// How long an answer may take that the registry has to work for: it checks a manifest before it takes it.
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// After so long without an answer it is said who is waited for.
@@ -115,7 +118,7 @@ impl Repository {
     pub async fn blob(&self, digest: &Digest) -> Result<BlobStatus> {
         let url = self.url(&format!("blobs/{digest}"))?;
         let operation = CHECK_BLOB;
-        let response = self.send(operation, |client| client.request(Method::HEAD, url.clone()).timeout(ANSWER)).await?;
+        let response = self.send(operation, |client| client.request(Method::HEAD, url.clone()).timeout(ASKED)).await?;
         match response.status() {
             status if status.is_success() => {
                 // Not `content_length`, which is what is left of the body: nothing, here.

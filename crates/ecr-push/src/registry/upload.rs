@@ -11,7 +11,7 @@ use reqwest::Response;
 use url::Url;
 
 use super::body::{Broken, Watch, body};
-use super::{ANSWER, Progress, Repository, failure, stored_wrong};
+use super::{ASKED, Progress, Repository, failure, stored_wrong};
 use crate::error::{Error, Result, Retry, Side};
 use crate::image::Digest;
 use crate::source::Content;
@@ -69,7 +69,7 @@ impl Repository {
     async fn post_upload(&self, url: Url) -> Result<Response> {
         let request = |client: &reqwest::Client| {
             // Some registries insist on the length (ecr-facts 4.3).
-            client.request(Method::POST, url.clone()).header(header::CONTENT_LENGTH, "0").timeout(ANSWER)
+            client.request(Method::POST, url.clone()).header(header::CONTENT_LENGTH, "0").timeout(ASKED)
         };
         let response = self.send(START_UPLOAD, request).await?;
         if !response.status().is_success() {
