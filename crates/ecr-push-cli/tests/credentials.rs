@@ -227,7 +227,7 @@ async fn what_was_meant_to_give_credentials_and_does_not_ends_the_search() {
         ("", &[("AWS_SECRET_ACCESS_KEY", SECRET)], "environment", "AWS_ACCESS_KEY_ID is not"),
         ("", &[("AWS_PROFILE", "nope")], "profile files", "no profile `nope`"),
         ("[profile ci]\n", &[("AWS_PROFILE", "nope")], "profile files", "no profile `nope`"),
-        (&format!("[default]\n{role}source_profile = nope\n"), &[], "profile files", "role_arn"),
+        (&format!("[default]\n{role}source_profile = nope\n"), &[], "profile files", "nope"),
         (&format!("[default]\n{role}source_profile = default\n"), &[], "profile files", "role_arn"),
         ("[default]\naws_access_key_id = AKIAHALF\n", &[], "profile files", "aws_secret_access_key"),
         ("", &[("AWS_WEB_IDENTITY_TOKEN_FILE", "/nowhere")], "web identity", "AWS_ROLE_ARN is not"),
@@ -242,7 +242,15 @@ async fn what_was_meant_to_give_credentials_and_does_not_ends_the_search() {
         assert!(stand.asked("GetAuthorizationToken").is_empty(), "the rights of the machine were used");
     }
     let stand = stand().await;
+    // It would be empty at the second look, and the rights of the machine would be used.
+    let pipe = stand.folder.path().join("pipe");
+    assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    for name in ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_WEB_IDENTITY_TOKEN_FILE"] {
+        let run = bare(&stand).env(name, &pipe).run().await;
+        assert!(run.failed(2).contains("is a pipe, and is read more than once"), "{}", run.stderr);
+    }
     // A profile for other ends, and a role that other programs read, are no promise of credentials.
     stand.file(".aws/config", "[profile ci]\nregion = us-east-1\n");
     bare(&stand).envs(&[("AWS_PROFILE", "ci"), ("AWS_ROLE_ARN", ROLE)]).run().await.succeeded();
+    bare(&stand).envs(&[("SECRET_ACCESS_KEY", "another"), ("AWS_WEB_IDENTITY_TOKEN_FILE", "")]).run().await.succeeded();
 }

@@ -96,6 +96,18 @@ fn entries_of_one_name_are_counted_one_by_one() {
     }
 }
 
+#[test]
+fn many_entries_without_content_are_no_large_header() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut directory = file();
+    directory.set_entry_type(tar::EntryType::Directory);
+    let names: Vec<String> = (0..10_000).map(|number| format!("{number}/")).collect();
+    let entries: Vec<_> = names.iter().map(|name| (directory.clone(), name.as_str(), Vec::new())).collect();
+    for path in tars(&folder, &entries) {
+        refused("docker-archive", &path, "it has no entries");
+    }
+}
+
 #[cfg(unix)]
 #[test]
 fn zeros_without_end_are_no_archive() {

@@ -105,6 +105,24 @@ async fn a_manifest_that_somebody_else_accepted_is_not_taken_for_pushed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_tag_whose_answer_was_lost_may_be_there() {
+    let stand = Stand::new().await;
+    let mut request = stand.request(&stand.layout("image", &[1000]));
+    request.retry_budget = Duration::from_secs(2);
+    stand.server.add_fault(Fault::new(FaultAction::LoseAnswer).operation("PutImage").times(1));
+    stand.server.add_fault(Fault::new(FaultAction::Answer(Answer::status(503))).operation("PutImage"));
+    let error = push_with_log(request).await.0.unwrap_err();
+    assert!(error.hints().iter().any(|hint| hint.starts_with("the tag `v1` may point at the image")), "{error:?}");
+    assert!(stand.tag("v1").is_some());
+    // Nothing was lost here.
+    let stand = Stand::new().await;
+    let request = stand.request(&stand.layout("image", &[1000]));
+    stand.server.add_fault(Fault::new(FaultAction::Answer(Answer::status(200))).operation("PutImage"));
+    let error = push_with_log(request).await.0.unwrap_err();
+    assert!(!error.hints().iter().any(|hint| hint.contains("may point at")), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn answers_of_the_api_that_break_off_pass() {
     let fault = Fault::new(FaultAction::Truncate { after: 20 }).operation("GetAuthorizationToken").times(5);
     let (_, log) = survives(&[1000], vec![fault]).await;

@@ -55,6 +55,7 @@ pub(super) struct Ambient {
 impl Ambient {
     /// Reads profile files and endpoint settings; no network.
     pub(super) async fn read(http: &Http, settings: &AwsSettings) -> Result<Self> {
+        check_files()?;
         let config = ProviderConfig::without_region()
             .with_http_client(http.smithy())
             .with_behavior_version(Some(BehaviorVersion::latest()))
@@ -155,15 +156,20 @@ impl Ambient {
         let web_identity = WebIdentityTokenCredentialsProvider::builder().configure(&config);
         let container = EcsCredentialsProvider::builder().configure(&config);
         let instance = ImdsCredentialsProvider::builder().configure(&config).imds_client(self.metadata.clone());
-        vec![
+        let mut sources = vec![
             Source::new("environment", SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new()))
                 .meant(half_a_pair()),
             Source::new("profile files", SharedCredentialsProvider::new(profile.build()))
                 .meant(self.broken_profile.clone()),
-            Source::new("web identity", SharedCredentialsProvider::new(web_identity.build())).meant(half_an_identity()),
-            Source::new("container", SharedCredentialsProvider::new(container.build())),
-            Source::new(INSTANCE_METADATA, SharedCredentialsProvider::new(instance.build())),
-        ]
+        ];
+        // The SDK would look for a file of no name.
+        if Env::real().get(TOKEN_FILE).is_err() || is_set(TOKEN_FILE) {
+            let provider = SharedCredentialsProvider::new(web_identity.build());
+            sources.push(Source::new("web identity", provider).meant(half_an_identity()));
+        }
+        sources.push(Source::new("container", SharedCredentialsProvider::new(container.build())));
+        sources.push(Source::new(INSTANCE_METADATA, SharedCredentialsProvider::new(instance.build())));
+        sources
     }
 }
 
@@ -175,17 +181,38 @@ fn is_set(name: &str) -> bool {
 /// Half of a key pair in the environment: the other half is lost, and what comes next is not what was meant.
 fn half_a_pair() -> Option<String> {
     let (id, secret) = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY");
-    match (is_set(id), is_set(secret) || is_set("SECRET_ACCESS_KEY")) {
-        (true, false) => Some(format!("{id} is set, and {secret} is not")),
-        (false, true) => Some(format!("{secret} is set, and {id} is not")),
-        _ => None,
+    // The SDK also takes the secret key from a variable of a shorter name, which may be another program's.
+    if is_set(id) && !is_set(secret) && !is_set("SECRET_ACCESS_KEY") {
+        return Some(format!("{id} is set, and {secret} is not"));
     }
+    (is_set(secret) && !is_set(id)).then(|| format!("{secret} is set, and {id} is not"))
 }
 
 /// A token without the role that it is for. A role alone means nothing yet: other programs read that variable too.
 fn half_an_identity() -> Option<String> {
-    let (token, role) = ("AWS_WEB_IDENTITY_TOKEN_FILE", "AWS_ROLE_ARN");
-    (is_set(token) && !is_set(role)).then(|| format!("{token} is set, and {role} is not"))
+    let role = "AWS_ROLE_ARN";
+    (is_set(TOKEN_FILE) && !is_set(role)).then(|| format!("{TOKEN_FILE} is set, and {role} is not"))
+}
+
+const TOKEN_FILE: &str = "AWS_WEB_IDENTITY_TOKEN_FILE";
+
+/// Refuses a pipe in the place of a file: it is read more than once, and would be empty, or waited for without end.
+fn check_files() -> Result<()> {
+    for name in ["AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", TOKEN_FILE] {
+        let Ok(path) = Env::real().get(name) else { continue };
+        let kind = std::fs::metadata(&path).map(|metadata| metadata.file_type());
+        #[cfg(unix)]
+        if kind.is_ok_and(|kind| std::os::unix::fs::FileTypeExt::is_fifo(&kind)) {
+            return Err(Error::refused(
+                "find credentials",
+                format!("{name} ({path}) is a pipe, and is read more than once"),
+            )
+            .with_hint("write it to a file that only you may read"));
+        }
+        #[cfg(not(unix))]
+        drop(kind);
+    }
+    Ok(())
 }
 
 /// What a profile has that is meant to give credentials.

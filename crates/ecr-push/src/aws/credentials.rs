@@ -83,8 +83,11 @@ pub(super) async fn choose(
                     provider: SharedCredentialsProvider::new(First::new(first, provider)),
                 });
             }
-            Err(CredentialsError::CredentialsNotLoaded(_)) if source.broken.is_some() => {
-                let why = source.broken.unwrap_or_default();
+            Err(ref error @ CredentialsError::CredentialsNotLoaded(_)) if source.broken.is_some() => {
+                let mut why = source.broken.unwrap_or_default();
+                if std::error::Error::source(error).is_some() {
+                    why = format!("{why} ({})", reason(error));
+                }
                 let text = format!("the credentials from {} cannot be used: {why}", source.name);
                 let hint = "mend it or take it away: the next source would have other rights";
                 return Err(with_skipped(Error::new(Side::Credentials, OPERATION, text).with_hint(hint), &skipped));

@@ -41,6 +41,7 @@ pub(super) async fn publish(
             continue;
         }
         events.emit(Event::Publishing { tag: tag.clone() });
+        destination.repository.lost_an_answer();
         let mut put_root = put(destination, &tag, root, retry).await;
         for _ in 0..CHILD_TRIES {
             // Every blob is there: it is a child that is gone.
@@ -55,10 +56,9 @@ pub(super) async fn publish(
             continue;
         };
         if !is_immutable_refusal(&error) {
-            // Nobody has said no.
-            let error = match error.status() {
-                None => error.with_hint(format!("the tag `{tag}` may point at the image already: an answer was lost")),
-                Some(_) => error,
+            let error = match destination.repository.lost_an_answer() {
+                true => error.with_hint(format!("the tag `{tag}` may point at the image already: an answer was lost")),
+                false => error,
             };
             return Err(destination.explain(error));
         }
@@ -134,7 +134,10 @@ async fn put(destination: &Destination, reference: &str, manifest: &Manifest, re
             return Err(error.reworded(text).with_retry(Retry::Resend));
         }
         if left == 0 {
-            return Err(error);
+            return Err(error.with_hint(
+                "the registry misses something that the manifest names, and has each of it when it is asked: push again; if it stays \
+                 so, its storage is damaged",
+            ));
         }
         let _waiting = retry.waits().hold();
         tokio::time::sleep(Duration::from_millis(200 << (LAG_TRIES - left))).await;

@@ -59,6 +59,8 @@ pub struct Repository {
     pace: Pace,
     /// The registry has answered: its name can be resolved, and its port reached.
     reached: Arc<AtomicBool>,
+    /// A manifest was sent, and no answer came: the registry may have it.
+    lost: Arc<AtomicBool>,
     events: Events,
 }
 
@@ -85,7 +87,16 @@ pub enum BlobStatus {
 impl Repository {
     /// The repository `name` at `base` (`https://HOST[:PORT]/`), asked no faster than `pace` allows.
     pub fn new(http: Http, base: Url, name: impl Into<String>, auth: Auth, pace: Pace, events: &Events) -> Self {
-        Self { http, base, name: name.into(), auth, pace, reached: Arc::default(), events: events.clone() }
+        Self {
+            http,
+            base,
+            name: name.into(),
+            auth,
+            pace,
+            reached: Arc::default(),
+            lost: Arc::default(),
+            events: events.clone(),
+        }
     }
 
     fn host(&self) -> &str {
@@ -151,7 +162,7 @@ impl Repository {
         let url = self.url(&format!("manifests/{reference}"))?;
         let operation = READ_MANIFEST;
         let request = |client: &reqwest::Client| {
-            client.request(Method::GET, url.clone()).header(header::ACCEPT, MediaType::ACCEPT).timeout(ANSWER)
+            client.request(Method::GET, url.clone()).header(header::ACCEPT, MediaType::ACCEPT).timeout(ASKED)
         };
         let response = self.send(operation, request).await?;
         if response.status() == StatusCode::NOT_FOUND {
@@ -198,6 +209,11 @@ impl Repository {
             Some(_) => Ok(()),
             None => self.confirm(reference, manifest).await,
         }
+    }
+
+    /// True if a manifest was sent since the last time this was asked, and no answer came to it: the registry may have taken it.
+    pub fn lost_an_answer(&self) -> bool {
+        self.lost.swap(false, Ordering::Relaxed)
     }
 
     /// Asks for a manifest that the registry took without saying what it stored: it may have been somebody else who answered.
@@ -262,7 +278,14 @@ impl Repository {
             if let Some(credential) = credential {
                 request = request.header(header::AUTHORIZATION, credential.header);
             }
-            let response = match self.awaited(operation, request).await {
+            let is_manifest = operation == PUT_MANIFEST;
+            // Lost until an answer comes, should nobody wait for it any more.
+            let lost = self.lost.fetch_or(is_manifest, Ordering::Relaxed);
+            let answer = self.awaited(operation, request).await;
+            if is_manifest && answer.as_ref().err().is_none_or(reqwest::Error::is_connect) {
+                self.lost.store(lost, Ordering::Relaxed);
+            }
+            let response = match answer {
                 Ok(response) => response,
                 Err(error) if !replayed && closed_before_answer(&error) => {
                     replayed = true;

@@ -90,6 +90,7 @@ impl Entries {
         leash.headers();
         for entry in archive.entries_with_seek().map_err(|error| unreadable(name, error))? {
             let entry = entry.map_err(|error| damaged(name, &error))?;
+            leash.headers();
             let (offset, len) = (entry.raw_file_position(), entry.size());
             let Some(path) = entries.admit(&entry, name)? else { continue };
             if offset.checked_add(len).is_none_or(|end| end > length) {
@@ -97,7 +98,6 @@ impl Entries {
             }
             let content = Content::File { file: Arc::clone(&file), offset, len };
             entries.files.insert(path, Stored::Content(content));
-            leash.headers();
         }
         Ok(entries)
     }
