@@ -111,7 +111,7 @@ impl RetryBudget {
     }
 
     /// Runs `operation` until it succeeds, fails for good, or the budget is used up. A try that begins in trouble may not outlive the
-    /// budget by more than [`LAST_TRY`].
+    /// budget by more than half a minute.
     ///
     /// # Errors
     /// The last failure of `operation`.
