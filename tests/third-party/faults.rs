@@ -72,9 +72,11 @@ fn connections_that_break_are_survived() {
     let Some(stack) = Stack::signed(PARTS) else {
         return;
     };
+    // With these two seeds, none of the first eight connections can carry the largest layer: which of them does is chance, and a
+    // push opens about five.
     for (name, rule, most) in [
-        ("light", "connection reset-at-random=16000000 seed=3", 3.0),
-        ("heavy", "connection reset-at-random=8000000 seed=5", 5.0),
+        ("light", "connection reset-at-random=16000000 seed=2274", 3.0),
+        ("heavy", "connection reset-at-random=8000000 seed=15731", 5.0),
         ("window", "connection reset=5000000 lasting=4s", 3.0),
         ("garbage", "connection skip=1 times=3 garbage", 0.5),
         ("handshake", "connection skip=1 times=3 close=300", 0.5),
