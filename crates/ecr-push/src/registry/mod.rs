@@ -46,6 +46,10 @@ const ANSWER: Duration = Duration::from_secs(60);
 /// After so long without an answer it is said who is waited for.
 const LATE: Duration = Duration::from_secs(30);
 
+/// A blob on its way of which no byte moves for so long is given up. A link that comes back within it is not: TCP's own back-off needs
+/// up to 26 s after an outage of 15 s.
+const STALLED: Duration = Duration::from_secs(30);
+
 /// The largest manifest that is read from a registry (ecr-facts 3).
 const MANIFEST_LIMIT: usize = 4 << 20;
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use url::Url;
 
-use super::{ANSWER, Repository, failure};
+use super::{ANSWER, Repository, STALLED, failure};
 use crate::error::{Error, Result, Retry, Side};
 use crate::http::{is_metadata_host, transport_error};
 use crate::image::{Digest, Hasher};
@@ -16,9 +16,6 @@ pub(crate) const READ_BLOB: &str = "read blob";
 
 /// How long reading one blob may take.
 const LONG: Duration = Duration::from_secs(3600);
-
-/// How long nothing of it may come.
-const STALLED: Duration = Duration::from_secs(30);
 
 /// A registry may send readers to another host, and not just anywhere: not from https to http, where anybody on the way could see what
 /// is read, and not to the addresses of metadata, which answer this machine alone.

@@ -11,7 +11,7 @@ use reqwest::Response;
 use url::Url;
 
 use super::body::{Broken, Watch, body};
-use super::{ASKED, Progress, Repository, failure, stored_wrong};
+use super::{ASKED, Progress, Repository, STALLED, failure, stored_wrong};
 use crate::error::{Error, Result, Retry, Side};
 use crate::image::Digest;
 use crate::source::Content;
@@ -21,10 +21,6 @@ pub(crate) const START_UPLOAD: &str = "start upload";
 
 /// The operation that sends the bytes and has them committed.
 pub(crate) const SEND_BLOB: &str = "send blob";
-
-/// An upload of which no byte moves for so long is dead. A link that comes back within it is not given up: TCP's own
-/// back-off needs up to 26 s after an outage of 15 s.
-const STALLED: Duration = Duration::from_secs(30);
 
 /// How long a registry may take to check and store a blob after the connection took its last byte: half a minute, and a second for each
 /// 10 MB. The system holds back up to 4 MB of what it has taken, which a slow line at 64 kB/s needs another minute for.
