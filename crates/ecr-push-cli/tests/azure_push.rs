@@ -12,7 +12,7 @@ use base64::prelude::BASE64_STANDARD;
 use common::agent::{CONNECTION, JOB_TOKEN, Job};
 use common::desk::Desk;
 use common::engine::{IMAGE, Quirks, RecordedEngine};
-use common::{KEY, SECRET, Stand, answer, authorization};
+use common::{KEY, SECRET, Stand, answer, give_token};
 use local_ecr::Answer;
 
 /// A program called `docker`, which leaves a trace if it is run.
@@ -193,10 +193,7 @@ async fn f56_password_and_token_are_hidden_and_the_word_aws_never_is() {
     let stand = Stand::new().await;
     let registry = Desk::before(stand.server.address()).await;
     let token = stand.server.authorization_token("tester");
-    let data = serde_json::json!([{
-        "authorizationToken": token, "expiresAt": 4_102_444_800_u64, "proxyEndpoint": registry.url()
-    }]);
-    answer(&stand, "GetAuthorizationToken", authorization(&data), 1);
+    give_token(&stand, &token, &registry.url());
     let job = stand.task(&engine).job().await.succeeded();
     let plain = String::from_utf8(BASE64_STANDARD.decode(&token).unwrap()).unwrap();
     let password = plain.split_once(':').unwrap().1;

@@ -8,7 +8,7 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use common::desk::{Desk, Reply};
 use common::engine::RecordedEngine;
-use common::{APP, Stand, answer, authorization};
+use common::{APP, Stand, answer, authorization, give_token};
 use local_ecr::{Answer, Config, Fault, FaultAction, Policy};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,21 +61,10 @@ async fn k48_the_registry_is_the_host_of_the_proxy_endpoint() {
     let stand = Stand::new().await;
     let registry = Desk::before(stand.server.address()).await;
     let token = stand.server.authorization_token("tester");
-    let data = serde_json::json!([{
-        "authorizationToken": token, "expiresAt": 4_102_444_800_u64, "proxyEndpoint": registry.url()
-    }]);
-    answer(&stand, "GetAuthorizationToken", authorization(&data), 1);
+    give_token(&stand, &token, &registry.url());
     let job = stand.task(&engine).input("outputVariable", "x").job().await.succeeded();
     assert_eq!(job.variables()[0].2, format!("{}/{APP}:v1", registry.url().strip_prefix("http://").unwrap()));
     assert!(registry.asked().iter().any(|asked| asked.path.ends_with("/manifests/v1") && asked.method == "PUT"));
-}
-
-/// Has this text given as the token of the registry at `endpoint`.
-fn give_token(stand: &Stand, text: &str, endpoint: &str) {
-    let data = serde_json::json!([{
-        "authorizationToken": BASE64_STANDARD.encode(text), "expiresAt": 4_102_444_800_u64, "proxyEndpoint": endpoint
-    }]);
-    answer(stand, "GetAuthorizationToken", authorization(&data), usize::MAX);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -83,7 +72,7 @@ async fn k49_a_line_break_behind_the_token_is_no_part_of_the_password() {
     let engine = RecordedEngine::start();
     let stand = Stand::new().await;
     let token = String::from_utf8(BASE64_STANDARD.decode(stand.server.authorization_token("tester")).unwrap()).unwrap();
-    give_token(&stand, &format!("{token}\n"), &stand.server.endpoint_url());
+    give_token(&stand, &BASE64_STANDARD.encode(format!("{token}\n")), &stand.server.endpoint_url());
     let job = stand.task(&engine).job().await.succeeded();
     assert!(job.hidden().contains(&token.split_once(':').unwrap().1), "{:?}", job.hidden());
 }
@@ -93,7 +82,7 @@ async fn k49_the_token_is_a_user_and_a_password_which_may_hold_colons() {
     let engine = RecordedEngine::start();
     let stand = Stand::new().await;
     let registry = Desk::start(|_, _| Reply::Say(404, "{}".into())).await;
-    give_token(&stand, "AWS:pass:word:of:the:registry", &registry.url());
+    give_token(&stand, &BASE64_STANDARD.encode("AWS:pass:word:of:the:registry"), &registry.url());
     let job = stand.task(&engine).job().await;
     job.failed();
     let sent = registry.asked().iter().find_map(|asked| asked.header("authorization").map(str::to_owned)).unwrap();

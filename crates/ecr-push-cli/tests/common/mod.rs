@@ -120,6 +120,14 @@ pub fn authorization(data: &serde_json::Value) -> Answer {
     Answer { message: serde_json::json!({ "authorizationData": data }).to_string(), ..Answer::status(200) }
 }
 
+/// Has this token, in Base64, given as that of the registry at `endpoint`.
+pub fn give_token(stand: &Stand, token: &str, endpoint: &str) {
+    let data = serde_json::json!([{
+        "authorizationToken": token, "expiresAt": 4_102_444_800_u64, "proxyEndpoint": endpoint
+    }]);
+    answer(stand, "GetAuthorizationToken", authorization(&data), usize::MAX);
+}
+
 /// The words of a push of [`two`] into [`APP`] as `v1`.
 pub fn push_words(words: &str) -> String {
     format!("push {} --repository {APP} -t v1 {words}", two())
