@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bollard::errors::Error as BollardError;
 use bollard::models::{ImageInspect, ImageSummary, SystemVersion};
@@ -50,6 +50,8 @@ pub(super) struct Limits {
     pub remove: Duration,
     /// How long an export may be silent before the engine is asked whether it is still there.
     pub silence: Duration,
+    /// How long an engine that answers pings may be silent between two pieces of an export.
+    pub pause: Duration,
     pub ssh_program: String,
 }
 
@@ -60,6 +62,8 @@ impl Default for Limits {
             call: Duration::from_secs(30),
             remove: Duration::from_secs(120),
             silence: Duration::from_secs(30),
+            // The whole image is on the engine's disk by then, or is read from there piece by piece.
+            pause: Duration::from_secs(600),
             ssh_program: "ssh".to_owned(),
         }
     }
@@ -139,7 +143,8 @@ impl Engine {
     }
 
     /// The engine's tar of the image `id` (an [`EngineImage::id`]). It returns with the first bytes, for which there is
-    /// no time-out: many engines write the whole image to disk first. An engine that is silent has to answer a ping, though. An end
+    /// no time-out: many engines write the whole image to disk first. An engine that is silent has to answer a ping, though, and must
+    /// not stop for ten minutes once it has begun. An end
     /// before the tar's own end is an [`io::Error`], never a short read.
     ///
     /// # Errors
@@ -147,14 +152,14 @@ impl Engine {
     pub async fn export(&self, id: &str) -> Result<Export> {
         const OPERATION: &str = "export image";
         let mut body = self.docker.export_image(&Name::parse(id)?.request());
-        let first = match self.while_alive(body.next()).await? {
+        let first = match self.while_alive(body.next(), Duration::MAX).await? {
             Some(Ok(first)) => first,
             Some(Err(error)) => return Err(failed(OPERATION, &self.origin, error)),
             None => Bytes::new(),
         };
         let rest = stream::unfold(Some((self.clone(), body)), |state| async {
             let (engine, mut body) = state?;
-            match engine.while_alive(body.next()).await {
+            match engine.while_alive(body.next(), engine.limits.pause).await {
                 Ok(Some(chunk)) => Some((chunk.map_err(|error| io::Error::other(chain(&error))), Some((engine, body)))),
                 Ok(None) => None,
                 Err(error) => Some((Err(io::Error::other(error)), None)),
@@ -163,13 +168,21 @@ impl Engine {
         Ok(Export::new(stream::iter([Ok(first)]).chain(Box::pin(rest))))
     }
 
-    /// Waits for the next piece of an export as long as the engine answers pings meanwhile.
-    async fn while_alive<T>(&self, piece: impl Future<Output = T>) -> Result<T> {
+    /// Waits for the next piece of an export as long as the engine answers pings meanwhile, and no longer than `most`.
+    async fn while_alive<T>(&self, piece: impl Future<Output = T>, most: Duration) -> Result<T> {
         let mut piece = std::pin::pin!(piece);
         let mut unanswered = 0;
+        let started = Instant::now();
         loop {
             if let Ok(piece) = tokio::time::timeout(self.limits.silence, piece.as_mut()).await {
                 return Ok(piece);
+            }
+            if started.elapsed() >= most {
+                let text =
+                    format!("{} answers, and has sent nothing of the export for {} s", self.origin, most.as_secs());
+                return Err(
+                    Error::new(Side::Source, "export image", text).with_hint("restart the engine, and push again")
+                );
             }
             let ping = within(self.limits.call, "export image", &self.origin, self.docker.ping());
             let answer = tokio::select! {

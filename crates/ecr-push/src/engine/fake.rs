@@ -23,6 +23,8 @@ pub const CONTAINERD_INFO: &str =
 pub struct Answer {
     pub bytes: Vec<u8>,
     pub delay: Duration,
+    /// How long the connection stays open behind it.
+    pub silence: Duration,
 }
 
 impl Answer {
@@ -43,11 +45,16 @@ impl Answer {
     }
 
     pub fn raw(bytes: impl Into<Vec<u8>>) -> Self {
-        Self { bytes: bytes.into(), delay: Duration::ZERO }
+        Self { bytes: bytes.into(), delay: Duration::ZERO, silence: Duration::ZERO }
     }
 
     pub fn after(mut self, delay: Duration) -> Self {
         self.delay = delay;
+        self
+    }
+
+    pub fn then_silent(mut self, silence: Duration) -> Self {
+        self.silence = silence;
         self
     }
 }
@@ -106,6 +113,7 @@ pub async fn connect(settings: &EngineSettings) -> crate::Result<Engine> {
         connect: Duration::from_secs(2),
         call: Duration::from_millis(400),
         silence: Duration::from_millis(200),
+        pause: Duration::from_secs(2),
         ..Limits::default()
     };
     Engine::connect_within(settings, limits).await
@@ -134,5 +142,6 @@ pub async fn serve(
     let answer = routes.iter().find(|(known, _)| *known == path).map_or(&missing, |(_, answer)| answer);
     tokio::time::sleep(answer.delay).await;
     let _ = stream.write_all(&answer.bytes).await;
+    tokio::time::sleep(answer.silence).await;
     let _ = stream.shutdown().await;
 }

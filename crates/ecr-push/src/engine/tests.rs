@@ -204,6 +204,21 @@ async fn an_engine_that_hangs_in_an_export_is_given_up() {
 }
 
 #[tokio::test]
+async fn an_engine_that_stops_in_an_export_is_given_up_though_it_answers() {
+    let begun = Answer::chunked(&tar()[..2048], false).then_silent(Duration::from_secs(60));
+    let pong = Answer::json(200, "OK");
+    let path = format!("/v1.41/images/{ID}/get");
+    let fake = Fake::start(&[(&path, begun), ("/_ping", pong.clone()), ("/v1.41/_ping", pong)]);
+    let mut export = fake.engine().await.export(ID).await.unwrap();
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(30), export.read_to_end(&mut bytes)).await.unwrap();
+    let error = read.unwrap_err().to_string();
+    assert!(error.contains("has sent nothing of the export for 2 s"), "{error}");
+    assert_eq!(bytes.len(), 2048);
+    assert!(fake.asked.lock().unwrap().iter().filter(|path| path.ends_with("/_ping")).count() > 2);
+}
+
+#[tokio::test]
 async fn an_export_that_ends_early_is_an_error() {
     let close = [b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n".to_vec(), vec![7; 2048]].concat();
     for answer in [Answer::chunked(&tar(), false), Answer::chunked(&tar()[..2048], true), Answer::raw(close)] {
