@@ -4,10 +4,13 @@ mod common;
 #[path = "common/stand.rs"]
 mod stand;
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use local_ecr::{Answer, Config, Fault, FaultAction, Rate};
 use stand::{APP, Stand, push_with_log};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 
 const MIB: usize = 1 << 20;
 
@@ -153,6 +156,48 @@ async fn a_stalled_upload_is_noticed_and_sent_again() {
     report.unwrap();
     assert!((30..60).contains(&started.elapsed().as_secs()), "{:?}", started.elapsed());
     assert!(log.iter().any(|line| line.contains("stalled: no byte moved for 30 s")), "{log:?}");
+}
+
+/// A line to `server` that takes in 20 kB/s of each connection, and keeps little of what it has not passed on. Answers its address.
+async fn slow_line(server: SocketAddr) -> SocketAddr {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(8 << 10).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(64).unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let (mut client_in, mut client_out) = client.into_split();
+            let (mut server_in, mut server_out) = TcpStream::connect(server).await.unwrap().into_split();
+            tokio::spawn(async move { tokio::io::copy(&mut server_in, &mut client_out).await });
+            tokio::spawn(async move {
+                let mut taken = [0; 2000];
+                while let Ok(n @ 1..) = client_in.read(&mut taken).await {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    server_out.write_all(&taken[..n]).await.unwrap();
+                }
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_line_is_not_taken_for_a_dead_one() {
+    // The system takes both layers whole; the line needs more than a minute for either.
+    let stand = Stand::new().await;
+    let line = slow_line(stand.server.address()).await;
+    let data = serde_json::json!({ "authorizationData": [{
+        "authorizationToken": stand.server.authorization_token("tester"), "expiresAt": 4_102_444_800_u64,
+        "proxyEndpoint": format!("http://{line}"),
+    }] });
+    let answer = Answer { message: data.to_string(), ..Answer::status(200) };
+    stand.server.add_fault(Fault::new(FaultAction::Answer(answer)).operation("GetAuthorizationToken"));
+    let started = Instant::now();
+    let (report, log) = push_with_log(stand.request(&stand.layout("image", &[MIB + MIB / 4, MIB + MIB / 4]))).await;
+    assert_eq!(report.unwrap().retries, 0, "{log:?}");
+    assert!(!log.iter().any(|line| line.contains("has not confirmed")), "{log:?}");
+    assert!(started.elapsed() > Duration::from_secs(60), "it was not slow");
 }
 
 #[tokio::test(flavor = "multi_thread")]

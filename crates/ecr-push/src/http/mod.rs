@@ -33,6 +33,10 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longer than any pause of ours, shorter than the idle limit of common NAT gateways (350 s on AWS).
 const TCP_KEEPALIVE: Duration = Duration::from_secs(45);
 
+/// A connection ends by itself if the other end acknowledges nothing for so long, or takes nothing. reqwest's own half minute is too short
+/// for a slow proxy that has taken megabytes and has to pass them on first.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
+
 /// What the client needs to know; filled by the command line.
 #[derive(Clone, Debug, Default)]
 pub struct HttpSettings {
@@ -144,6 +148,7 @@ impl Recipe {
             .user_agent(&self.user_agent)
             .connect_timeout(connect_timeout)
             .tcp_keepalive(TCP_KEEPALIVE)
+            .tcp_user_timeout(UNACKNOWLEDGED)
             // Turns off the client's own look at the environment.
             .no_proxy()
             .proxy(self.proxy.clone().into_reqwest())

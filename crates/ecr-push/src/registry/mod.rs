@@ -6,6 +6,7 @@ mod docker_config;
 mod failure;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
+mod link;
 mod pace;
 mod read;
 mod upload;
@@ -22,6 +23,7 @@ use url::Url;
 pub use auth::{Auth, FetchToken, FetchedToken};
 pub use body::Progress;
 pub use docker_config::DockerConfig;
+use link::Link;
 pub use pace::Pace;
 pub(crate) use read::READ_BLOB;
 pub use upload::Mount;
@@ -65,6 +67,7 @@ pub struct Repository {
     reached: Arc<AtomicBool>,
     /// A manifest was sent, and no answer came: the registry may have it.
     lost: Arc<AtomicBool>,
+    link: Arc<Link>,
     events: Events,
 }
 
@@ -99,6 +102,7 @@ impl Repository {
             pace,
             reached: Arc::default(),
             lost: Arc::default(),
+            link: Arc::default(),
             events: events.clone(),
         }
     }
@@ -246,7 +250,11 @@ impl Repository {
         sent.await
     }
 
-    fn note_answer(&self, operation: &'static str, status: StatusCode) {
+    fn note_answer(&self, operation: &'static str, response: &Response) {
+        let status = response.status();
+        if let Some(peer) = response.remote_addr() {
+            self.link.note_peer(peer);
+        }
         self.reached.store(true, Ordering::Relaxed);
         self.pace.answered(operation, status == StatusCode::TOO_MANY_REQUESTS);
         if status != StatusCode::UNAUTHORIZED {
@@ -297,7 +305,7 @@ impl Repository {
                 }
                 Err(error) => return Err(self.unanswered(operation, &error)),
             };
-            self.note_answer(operation, response.status());
+            self.note_answer(operation, &response);
             if renewed {
                 self.auth.judge(operation, response.status());
             }
@@ -403,7 +411,7 @@ mod tests {
             Repository::new(http, base, "team/app", Auth::asked(None, &Events::none()), pace, &Events::none());
         let verdict = || async { repository.start_upload().await.unwrap_err().retry() };
         assert_eq!(verdict().await, Retry::Brief, "most likely a wrong name");
-        repository.note_answer(CHECK_BLOB, StatusCode::OK);
+        repository.note_answer(CHECK_BLOB, &http::Response::new("").into());
         assert_eq!(verdict().await, Retry::Backoff, "an outage");
     }
 }

@@ -28,6 +28,13 @@ fn commit_time(size: u64) -> Duration {
     STALLED + Duration::from_secs(size / 10_000_000 + size.min(4 << 20) / 64_000)
 }
 
+/// An upload of which nothing has moved for so long is looked after.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// So much longer an upload may stand still while others move. A connection whose other end is gone ends earlier, by the system's own limit
+/// for bytes without an acknowledgement.
+const PASSED_OVER: Duration = Duration::from_secs(270);
+
 /// What came of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Mount {
@@ -154,7 +161,7 @@ impl Repository {
             }
         };
         let status = response.status();
-        self.note_answer(operation, status);
+        self.note_answer(operation, &response);
         if status.is_success() {
             let told = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
             return match told {
@@ -196,9 +203,12 @@ impl Repository {
         let mut said = false;
         loop {
             let limit = if watch.ended() { commit_time(size) } else { STALLED };
-            let idle = watch.idle();
-            if idle >= limit {
-                return idle;
+            let own = watch.idle();
+            // What the system holds back may still be on its way, or wait while the other uploads have the line.
+            let line = if own < LOOK { None } else { self.link.idle() };
+            let idle = line.map_or(own, |line| line.min(own));
+            if idle >= limit || own >= limit + PASSED_OVER {
+                return own;
             }
             if idle >= STALLED && !std::mem::replace(&mut said, true) {
                 let (host, limit) = (self.host(), limit.as_secs());
