@@ -29,8 +29,8 @@ CLEAN = Row("1", "none")
 ROWS = [
     CLEAN,
     Row("2", "resets past 5 MB of a connection, for 4 s", ["connection reset=5000000 lasting=4s"], chance=True),
-    Row("3", "resets at random, 3 in a clean push's bytes", ["connection reset-at-random={clean/3} seed={seed}"], chance=True, limit=180),
-    Row("3+", "the same, twice as many", ["connection reset-at-random={clean/6} seed={seed}"], chance=True, limit=180),
+    Row("3", "resets at random, 3 in a clean push's bytes", ["connection reset-at-random={clean/3} seed={seed}"], chance=True, limit=420),
+    Row("3+", "the same, twice as many", ["connection reset-at-random={clean/6} seed={seed}"], chance=True, limit=420),
     Row("4", "link dead past 3 MB of a connection, for good", ["connection stall=3000000"], possible=False, ours=["--retry-budget", "10s"]),
     Row("5", "the same, healed after 15 s", ["connection stall=3000000 lasting=15s"]),
     Row("6", "503 to the first 3 PATCH/PUT of blobs", [f"PATCH|PUT {UPLOADS} times=3 early=503"]),

@@ -144,7 +144,6 @@ impl RetryBudget {
         let mut trouble = None;
         let mut tries = 0;
         let mut waits = back_off();
-        let mut waited = Duration::ZERO;
         loop {
             let started = Instant::now();
             // Boxed, because operations are large and there are many.
@@ -170,10 +169,9 @@ impl RetryBudget {
                     "tried again for {seconds} s; {BUDGET} sets how long a push may go on trying"
                 )));
             }
-            // A connection that broke later than after the wait before it was no refusal: the way is open at times, and waiting longer and
-            // longer would not open it.
+            // A connection that lasted was no refusal: the way is open at times, and waiting longer and longer would not open it.
             let is_broken = error.status().is_none();
-            if is_broken && started.elapsed() > waited.max(LASTED) {
+            if is_broken && started.elapsed() > LASTED {
                 waits = back_off();
             }
             let own = waits.next().unwrap_or(MAX_WAIT).min(MAX_WAIT);
@@ -181,7 +179,6 @@ impl RetryBudget {
             // What the service asks for is the least: one that asks for no wait at all must not be asked a thousand times a second.
             let wait = error.retry_after().map_or(own, |asked| asked.max(own));
             let wait = wait.min(self.limit.saturating_sub(spent).max(Duration::from_millis(50)));
-            waited = wait;
             self.note(what, &error, wait);
             let _waiting = self.waits.hold();
             tokio::time::sleep(wait).await;
