@@ -58,6 +58,19 @@ async fn without_a_login_one_sentence_says_how_to_get_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_may_read_without_a_login_is_told_to_log_in_and_not_that_one_was_revoked() {
+    let stand = Stand::new().await;
+    for method in ["HEAD", "GET"] {
+        let answer = FaultAction::Answer(Answer::error(404, "NAME_UNKNOWN", "there is nothing yet"));
+        stand.server.add_fault(Fault::new(answer).method(method).path("/v2/"));
+    }
+    let run = push(&stand, "").run().await;
+    run.failed(1);
+    run.says(&["status 401", "log in first: docker login"]);
+    assert!(!run.stderr.contains("no longer accepts"), "{}", run.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_login_that_is_not_taken_is_said_and_not_shown() {
     let stand = Stand::new().await;
     let host = stand.server.registry_host();
@@ -67,7 +80,7 @@ async fn a_login_that_is_not_taken_is_said_and_not_shown() {
     let run = push(&stand, "-v").run().await;
     run.failed(1);
     run.hides(&["registry-geheim", "Y2k6cmVnaXN0cnktZ2VoZWlt"]);
-    run.says(&["status 401"]);
+    run.says(&["status 401", "the registry refuses the login that docker's configuration has for it"]);
     stand.file(".docker/config.json", "{");
     let run = push(&stand, "").run().await;
     assert!(run.failed(1).contains("is not a docker config"), "{}", run.stderr);

@@ -96,7 +96,9 @@ async fn a_manifest_that_somebody_else_accepted_is_not_taken_for_pushed() {
     for status in [200, 201, 202] {
         let stand = Stand::new().await;
         let request = stand.request(&stand.layout("image", &[1000]));
-        stand.server.add_fault(Fault::new(FaultAction::Answer(Answer::status(status))).method("PUT"));
+        stand
+            .server
+            .add_fault(Fault::new(FaultAction::Answer(Answer::status(status))).method("PUT").path("/manifests/"));
         let (report, log) = push_with_log(request).await;
         let error = report.err().unwrap_or_else(|| panic!("{log:?}"));
         assert!(error.message().contains("accepted the manifest at v1, and does not have it"), "{error}");
@@ -141,6 +143,20 @@ async fn a_registry_that_loses_everything_again_is_named_with_a_remedy() {
     let error = report.unwrap_err();
     assert!(error.hints().iter().any(|hint| hint.contains("is lost again")), "{error:?} {log:?}");
     assert_eq!(stand.tag("v1"), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_that_somebody_else_says_yes_to_is_not_taken_for_done() {
+    for status in [200, 202] {
+        let answer = FaultAction::Answer(Answer { message: "<html>Sign in</html>".into(), ..Answer::status(status) });
+        let stand = Stand::new().await;
+        let request = stand.request(&stand.layout("image", &[MIB]));
+        stand.server.add_fault(Fault::new(answer).method("PUT").path("/blobs/uploads/").times(1));
+        let (report, log) = push_with_log(request).await;
+        assert_eq!(report.unwrap().retries, 1, "{log:?}");
+        assert!(log.iter().any(|line| line.contains("accepted sha256:")), "{log:?}");
+        assert!(!log.iter().any(|line| line.contains("has lost")), "{log:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

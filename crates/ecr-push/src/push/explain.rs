@@ -93,6 +93,9 @@ impl Destination {
                 .with_hint(format!(
                     "log in again (docker login {host}), then push again: what was confirmed is not sent again"
                 )),
+            (None, false) if self.repository.has_login() => error.with_hint(format!(
+                "the registry refuses the login that docker's configuration has for it: log in again (docker login {host})"
+            )),
             (None, false) => error.with_hint(format!("log in first: docker login {host}")),
         }
     }

@@ -107,9 +107,14 @@ impl Auth {
         Self::new(Method::Asked(login, events.clone()))
     }
 
-    /// Notes that the registry took the credential, or needs none.
+    /// Notes that the registry took the credential. What it gives to everybody is none that could be taken back.
     pub(super) fn note_accepted(&self) {
-        self.0.accepted.store(true, Ordering::Relaxed);
+        self.0.accepted.fetch_or(self.has_login(), Ordering::Relaxed);
+    }
+
+    /// True if there is something to log in with.
+    pub(super) fn has_login(&self) -> bool {
+        !matches!(self.0.method, Method::Asked(None, _))
     }
 
     /// True if it ever did.

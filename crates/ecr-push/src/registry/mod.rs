@@ -157,9 +157,14 @@ impl Repository {
         Self { name: name.into(), auth: self.auth.for_sibling(), ..self.clone() }
     }
 
-    /// True if the registry has accepted the credential at some time during this push.
+    /// True if the registry has accepted the login at some time during this push.
     pub fn was_let_in(&self) -> bool {
         self.auth.was_accepted()
+    }
+
+    /// True if there is a login.
+    pub fn has_login(&self) -> bool {
+        self.auth.has_login()
     }
 
     /// The manifest under a tag or digest, if there is one.
@@ -250,14 +255,16 @@ impl Repository {
         sent.await
     }
 
-    fn note_answer(&self, operation: &'static str, response: &Response) {
+    /// `with` is true if a credential went along.
+    fn note_answer(&self, operation: &'static str, response: &Response, with: bool) {
         let status = response.status();
         if let Some(peer) = response.remote_addr() {
             self.link.note_peer(peer);
         }
         self.reached.store(true, Ordering::Relaxed);
         self.pace.answered(operation, status == StatusCode::TOO_MANY_REQUESTS);
-        if status != StatusCode::UNAUTHORIZED {
+        // Any other status may come from somebody on the way who never looked at it.
+        if with && (status.is_success() || status == StatusCode::NOT_FOUND) {
             self.auth.note_accepted();
         }
     }
@@ -286,6 +293,7 @@ impl Repository {
             self.pace.turn(operation).await;
             let credential = self.auth.credential().await?;
             let generation = credential.as_ref().map_or(0, |credential| credential.generation);
+            let with = credential.is_some();
             let mut request = build(self.http.client_for(&self.base));
             if let Some(credential) = credential {
                 request = request.header(header::AUTHORIZATION, credential.header);
@@ -305,7 +313,7 @@ impl Repository {
                 }
                 Err(error) => return Err(self.unanswered(operation, &error)),
             };
-            self.note_answer(operation, &response);
+            self.note_answer(operation, &response, with);
             if renewed {
                 self.auth.judge(operation, response.status());
             }
@@ -411,7 +419,7 @@ mod tests {
             Repository::new(http, base, "team/app", Auth::asked(None, &Events::none()), pace, &Events::none());
         let verdict = || async { repository.start_upload().await.unwrap_err().retry() };
         assert_eq!(verdict().await, Retry::Brief, "most likely a wrong name");
-        repository.note_answer(CHECK_BLOB, &http::Response::new("").into());
+        repository.note_answer(CHECK_BLOB, &http::Response::new("").into(), false);
         assert_eq!(verdict().await, Retry::Backoff, "an outage");
     }
 }

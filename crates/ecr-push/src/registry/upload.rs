@@ -11,7 +11,7 @@ use reqwest::Response;
 use url::Url;
 
 use super::body::{Broken, Watch, body};
-use super::{ASKED, Progress, Repository, STALLED, failure, stored_wrong};
+use super::{ASKED, BlobStatus, Progress, Repository, STALLED, failure, stored_wrong};
 use crate::error::{Error, Result, Retry, Side};
 use crate::image::Digest;
 use crate::source::Content;
@@ -143,6 +143,7 @@ impl Repository {
             .header(header::CONTENT_TYPE, "application/octet-stream")
             .header(header::CONTENT_LENGTH, content.len())
             .body(reqwest::Body::wrap_stream(stream));
+        let with = credential.is_some();
         let generation = credential.as_ref().map_or(0, |credential| credential.generation);
         if let Some(credential) = credential {
             request = request.header(header::AUTHORIZATION, credential.header);
@@ -161,11 +162,13 @@ impl Repository {
             }
         };
         let status = response.status();
-        self.note_answer(operation, &response);
+        self.note_answer(operation, &response, with);
         if status.is_success() {
             let told = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
             return match told {
                 Some(told) if told != digest.to_string() => Err(stored_wrong(operation, "a blob", told, &digest)),
+                // ECR has compared the digest before it says so (ecr-facts 4.4).
+                None if status != StatusCode::CREATED => self.confirm_blob(digest).await,
                 _ => Ok(()),
             };
         }
@@ -186,6 +189,17 @@ impl Repository {
             (400, Some("DIGEST_INVALID" | "BLOB_UPLOAD_INVALID" | "SIZE_INVALID")) => error.with_retry(Retry::Brief),
             _ => error,
         })
+    }
+
+    /// Asks for a blob of which it was neither said that it was created nor what it is: it may have been somebody else who answered.
+    async fn confirm_blob(&self, digest: Digest) -> Result<()> {
+        if self.blob(&digest).await? != BlobStatus::Absent {
+            return Ok(());
+        }
+        let text = format!("{} accepted {}, and does not have it", self.host(), digest.short());
+        Err(Error::new(Side::Destination, SEND_BLOB, text)
+            .with_retry(Retry::Brief)
+            .with_hint("a proxy, gateway or login page may have answered in the place of the registry"))
     }
 
     /// Notes what came of an upload with a token that is new because the one before was refused: where that did not help, it will not
