@@ -86,7 +86,11 @@ fn connect_failure(error: &reqwest::Error, host: &str, text: &str) -> (String, R
         );
     }
     match io_kind(error) {
-        Some(ErrorKind::ConnectionRefused) => (format!("{host} refused the connection"), Retry::Backoff, None),
+        Some(ErrorKind::ConnectionRefused) => {
+            let hint = "check the proxy's address (HTTPS_PROXY, HTTP_PROXY), or name the host in NO_PROXY";
+            let hint = host.starts_with("the proxy").then(|| hint.to_owned());
+            (format!("{host} refused the connection"), Retry::Backoff, hint)
+        }
         Some(ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable) => {
             (format!("there is no route to {host}"), Retry::Backoff, None)
         }

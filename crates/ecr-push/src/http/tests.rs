@@ -206,6 +206,7 @@ async fn a_proxy_that_is_down_is_named_as_such() {
     });
     let error = failure(&http, "https://registry.example/").await;
     assert_eq!(error.message(), "the proxy on the way to registry.example refused the connection");
+    assert!(error.hints()[0].contains("check the proxy's address"), "{error:?}");
     assert!(!format!("{error:?}").contains("geheim"));
 }
 
