@@ -73,11 +73,14 @@ pub(super) fn select(
     reference: Option<&str>,
     selection: &Selection,
 ) -> Result<Selected> {
-    let index = Manifest::parse(index_json, Some(MediaType::OCI_INDEX)).map_err(|error| {
-        source_error("read layout", format!("the index.json of {} is not an index", blobs.name())).with_source(error)
-    })?;
+    let no_index = || {
+        source_error("read layout", format!("the index.json of {} is not an index", blobs.name()))
+            .with_hint("save or copy the image again")
+    };
+    let index = Manifest::parse(index_json, Some(MediaType::OCI_INDEX));
+    let index = index.map_err(|error| no_index().with_source(error))?;
     let Kind::Index { entries } = &index.kind else {
-        return Err(source_error("read layout", format!("the index.json of {} is not an index", blobs.name())));
+        return Err(no_index());
     };
     let entry = pick(blobs, entries, reference)?;
     let root = load(blobs, &entry.descriptor)?;
@@ -301,10 +304,13 @@ impl Walk<'_> {
     }
 
     fn incomplete(&self) -> Error {
-        let present = list(&self.contents.platforms);
+        let present = match self.contents.platforms.as_slice() {
+            [] => String::new(),
+            platforms => format!(" (present: {})", list(platforms)),
+        };
         let error = source_error(
             "read image",
-            format!("{} lacks the content of {} (present: {present})", self.blobs.name(), self.missing.join(", ")),
+            format!("{} lacks the content of {}{present}", self.blobs.name(), self.missing.join(", ")),
         );
         match self.contents.platforms.first() {
             Some(platform) => {
