@@ -85,19 +85,22 @@ pub struct RetryBudget {
     waits: Overlap,
     retries: Arc<AtomicU64>,
     limit: Duration,
+    /// Whether that is less than the user's.
+    capped: bool,
     events: Events,
 }
 
 impl RetryBudget {
     /// A budget of `limit`.
     pub fn new(limit: Duration, events: Events) -> Self {
-        Self { trouble: Overlap::default(), waits: Overlap::default(), retries: Arc::default(), limit, events }
+        let (trouble, waits, retries) = (Overlap::default(), Overlap::default(), Arc::default());
+        Self { trouble, waits, retries, limit, capped: false, events }
     }
 
     /// The same budget, of which no more than `limit` may be used.
     #[must_use]
     pub fn at_most(&self, limit: Duration) -> Self {
-        Self { limit: self.limit.min(limit), ..self.clone() }
+        Self { limit: self.limit.min(limit), capped: self.capped || limit < self.limit, ..self.clone() }
     }
 
     /// How often anything was tried again.
@@ -165,9 +168,12 @@ impl RetryBudget {
                     return Err(error);
                 }
                 let seconds = spent.as_secs();
-                return Err(error.with_hint(format!(
-                    "tried again for {seconds} s; {BUDGET} sets how long a push may go on trying"
-                )));
+                return Err(error.with_hint(match self.capped {
+                    true => {
+                        format!("tried again for {seconds} s, which is all that this step gets of {BUDGET}: push again")
+                    }
+                    false => format!("tried again for {seconds} s; {BUDGET} sets how long a push may go on trying"),
+                }));
             }
             // A connection that lasted was no refusal: the way is open at times, and waiting longer and longer would not open it.
             let is_broken = error.status().is_none();
@@ -242,6 +248,10 @@ mod tests {
         let result: Result<()> = budget.run("test", || async { Err(passing(Retry::Backoff)) }).await;
         assert!(result.unwrap_err().hints()[0].contains("--retry-budget"));
         assert!((1..=4).contains(&budget.retries()), "{}", budget.retries());
+        // Where it was a part of it, more of the whole would not help.
+        let budget = RetryBudget::new(Duration::from_secs(60), Events::none()).at_most(Duration::from_millis(300));
+        let result: Result<()> = budget.run("test", || async { Err(passing(Retry::Backoff)) }).await;
+        assert!(result.unwrap_err().hints()[0].contains("all that this step gets"));
     }
 
     #[test]
