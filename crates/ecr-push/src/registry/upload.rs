@@ -22,10 +22,11 @@ pub(crate) const START_UPLOAD: &str = "start upload";
 /// The operation that sends the bytes and has them committed.
 pub(crate) const SEND_BLOB: &str = "send blob";
 
-/// How long a registry may take to check and store a blob after the connection took its last byte: half a minute, and a second for each
-/// 10 MB. The system holds back up to 4 MB of what it has taken, which a slow line at 64 kB/s needs another minute for.
+/// How long a registry may take to check and store a blob after the connection took its last byte: half a minute, and a second for each MB,
+/// because a proxy may take the whole blob before it passes any of it on. The system holds back up to 4 MB of what it has taken, which a
+/// slow line at 64 kB/s needs another minute for. Another end that is gone is noticed earlier, by the system: it answers nothing.
 fn commit_time(size: u64) -> Duration {
-    STALLED + Duration::from_secs(size / 10_000_000 + size.min(4 << 20) / 64_000)
+    STALLED + Duration::from_secs(size / 1_000_000 + size.min(4 << 20) / 64_000)
 }
 
 /// An upload of which nothing has moved for so long is looked after.
