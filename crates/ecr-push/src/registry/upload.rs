@@ -22,11 +22,12 @@ pub(crate) const START_UPLOAD: &str = "start upload";
 /// The operation that sends the bytes and has them committed.
 pub(crate) const SEND_BLOB: &str = "send blob";
 
-/// How long a registry may take to check and store a blob after the connection took its last byte: half a minute, and a second for each MB,
-/// because a proxy may take the whole blob before it passes any of it on. The system holds back up to 4 MB of what it has taken, which a
-/// slow line at 64 kB/s needs another minute for. Another end that is gone is noticed earlier, by the system: it answers nothing.
+/// How long a registry may take to check and store a blob after the connection took its last byte: half a minute, and a second for each
+/// 10 MB. A proxy may take the whole blob before it passes any of it on: for that a second for each MB, but no more than ten minutes. The
+/// system holds back up to 4 MB of what it has taken, which a slow line at 64 kB/s needs another minute for.
 fn commit_time(size: u64) -> Duration {
-    STALLED + Duration::from_secs(size / 1_000_000 + size.min(4 << 20) / 64_000)
+    let (stored, passed_on) = (size / 10_000_000, (size / 1_000_000).min(600));
+    STALLED + Duration::from_secs(stored.max(passed_on) + size.min(4 << 20) / 64_000)
 }
 
 /// An upload of which nothing has moved for so long is looked after.
@@ -265,5 +266,17 @@ fn broken_content(digest: Digest, broken: Broken, hashed: bool) -> Error {
             format!("the blob {digest} is damaged: its bytes have the digest {actual}"),
         )
         .with_hint("save or copy the image again"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_large_blob_has_more_time_to_be_confirmed_and_no_end_of_it() {
+        let seconds =
+            [0, 1_000_000, 100_000_000, 5_000_000_000, 50_000_000_000].map(|size| commit_time(size).as_secs());
+        assert_eq!(seconds, [30, 46, 195, 695, 5095]);
     }
 }
