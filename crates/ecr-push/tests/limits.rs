@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 fn read(transport: &str, path: &Path) -> Result<Image> {
     let spec: SourceSpec = format!("{transport}:{}", path.display()).parse()?;
-    open_file(&spec, &Selection::default())?.read(&mut Keeper::default())
+    open_file(&spec, &Selection::default())?.read(&mut Keeper::default()).map(|chosen| chosen.image)
 }
 
 /// The refusal, which is a sentence and no document.

@@ -17,8 +17,9 @@ const ENGINES: [&str; 5] =
 fn read(spec: &str, selection: &Selection) -> Result<(Image, Keeper)> {
     let spec: SourceSpec = spec.parse()?;
     let mut keeper = Keeper::default();
-    let image = open_file(&spec, selection)?.read(&mut keeper)?;
-    Ok((image, keeper))
+    let chosen = open_file(&spec, selection)?.read(&mut keeper)?;
+    chosen.named.check(&chosen.image)?;
+    Ok((chosen.image, keeper))
 }
 
 fn docker_archive(path: &Path) -> Result<(Image, Keeper)> {

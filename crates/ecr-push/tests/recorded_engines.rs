@@ -4,6 +4,8 @@
 mod common;
 #[path = "common/recorded.rs"]
 mod recorded;
+#[path = "common/stand.rs"]
+mod stand;
 
 use std::path::Path;
 
@@ -13,6 +15,7 @@ use ecr_push::engine::{Engine, EngineSettings};
 use ecr_push::image::Manifest;
 use ecr_push::source::{DockerDaemon, Image, LayerRef, Preview, Selection, Source};
 use recorded::{serve, with_content_store};
+use stand::{Stand, push_with_log};
 
 async fn pull(engine: &'static str, name: &'static str, selection: Selection) -> Result<(Preview, Image, Keeper)> {
     let directory = tempfile::tempdir().unwrap();
@@ -22,10 +25,7 @@ async fn pull(engine: &'static str, name: &'static str, selection: Selection) ->
     let engine = Engine::connect(&settings).await?;
     let source = Box::new(DockerDaemon::open(engine, &format!("{name}:1"), selection, true).await?);
     let preview = source.preview();
-    let read = tokio::task::spawn_blocking(move || {
-        let mut keeper = Keeper::default();
-        source.read(&mut keeper).map(|image| (image, keeper))
-    });
+    let read = tokio::task::spawn_blocking(move || read_all(source));
     let (image, keeper) = read.await.unwrap()?;
     Ok((preview, image, keeper))
 }
@@ -91,7 +91,9 @@ async fn open_at(folder: &Path, name: &str) -> Result<Box<DockerDaemon>> {
 
 fn read_all(source: Box<dyn Source>) -> Result<(Image, Keeper)> {
     let mut keeper = Keeper::default();
-    source.read(&mut keeper).map(|image| (image, keeper))
+    let chosen = source.read(&mut keeper)?;
+    chosen.named.check(&chosen.image)?;
+    Ok((chosen.image, keeper))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,5 +130,33 @@ async fn blobs_of_a_containerd_store_on_this_host_are_read_from_its_files() {
             std::fs::write(&root, "{}").unwrap();
             assert!(open_at(folder.path(), name).await.unwrap().door().starts_with("the engine's export ("));
         }
+    }
+}
+
+/// Also where nothing would have to be read, because the registry has config and layers already.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_of_another_platform_is_neither_pushed_nor_found_to_be_there() {
+    for engine in ["docker-20.10-overlay2", "docker-28.5-overlay2", "podman-4.3"] {
+        let stand = Stand::new().await;
+        let socket = stand.folder.path().join("s");
+        serve(&socket, engine, "two");
+        let request = |tag: &str, platform: Option<&str>| {
+            let mut request = stand.request("two:1");
+            request.tags = vec![tag.parse().unwrap()];
+            request.engine.host = Some(format!("unix://{}", socket.display()));
+            request.selection.platform = platform.map(|platform| platform.parse().unwrap());
+            request
+        };
+        for _ in 0..2 {
+            stand.server.clear_requests();
+            let error = push_with_log(request("arm", Some("linux/arm64"))).await.0.unwrap_err();
+            assert!(error.message().contains("linux/arm64 (present: linux/amd64)"), "{engine}: {error}");
+            assert!(stand.asked("InitiateLayerUpload").is_empty() && stand.asked("PutImage").is_empty(), "{engine}");
+            assert_eq!(stand.tag("arm"), None, "{engine}");
+            // Then the same with everything there.
+            push_with_log(request("v1", Some("linux/amd64"))).await.0.unwrap();
+        }
+        let repeated = push_with_log(request("v1", Some("linux/amd64"))).await.0.unwrap();
+        assert!(repeated.existed, "{engine}: the right platform is found to be there");
     }
 }

@@ -13,11 +13,12 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 
 use super::grpc::frame;
-use super::proto::Writer;
+use super::proto::{Value, Writer, fields};
+use crate::image::{Digest, MediaType};
 
 /// What was asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Call {
+pub(crate) struct Call {
     /// The last two parts of the path: `Images/Get`.
     pub method: String,
     pub namespace: String,
@@ -26,7 +27,7 @@ pub(super) struct Call {
 
 /// What is answered, in the order of the fields.
 #[derive(Clone, Debug)]
-pub(super) struct Answer {
+pub(crate) struct Answer {
     pub status: u16,
     pub content_type: &'static str,
     /// Raw bytes of the body, each in a frame of HTTP/2 of its own.
@@ -35,7 +36,7 @@ pub(super) struct Answer {
 }
 
 #[derive(Clone, Debug)]
-pub(super) enum End {
+pub(crate) enum End {
     /// `grpc-status` and `grpc-message`.
     Trailers(&'static str, String),
     /// The body ends without trailers.
@@ -77,7 +78,51 @@ pub(super) fn image(name: &str, digest: &str) -> Vec<u8> {
     nested(1, &[Writer::default().text(1, name).finish(), nested(3, &target.finish())].concat())
 }
 
-pub(super) struct Fake {
+/// A containerd that has one image, of the blobs that lie below `folder`; their files can be read if `in_files`.
+pub(crate) fn content_store(name: &'static str, root: &Digest, folder: TempDir, in_files: bool) -> Fake {
+    let root = *root;
+    Fake::start(move |call| {
+        let path = folder.path().join("blobs/sha256");
+        let read = |digest: &str| std::fs::read(path.join(digest.strip_prefix("sha256:")?)).ok();
+        let request: Vec<Value> = fields(call.message.clone()).map(|field| field.unwrap().1).collect();
+        let text = match request.first() {
+            Some(Value::Bytes(bytes)) => String::from_utf8(bytes.to_vec()).unwrap(),
+            _ => String::new(),
+        };
+        let number = |at: usize| match request.get(at) {
+            Some(Value::Varint(number)) => *number as usize,
+            _ => 0,
+        };
+        let index = || {
+            let size = read(&root.to_string()).unwrap().len() as u64;
+            let target = Writer::default().text(1, MediaType::OCI_INDEX).text(2, &root.to_string()).size(3, size);
+            nested(1, &[Writer::default().text(1, name).finish(), nested(3, &target.finish())].concat())
+        };
+        Some(match call.method.as_str() {
+            "Images/Get" if text == name => Answer::messages([index()]),
+            "Images/List" => Answer::messages([index()]),
+            "Namespaces/List" => Answer::messages([nested(1, &Writer::default().text(1, "default").finish())]),
+            "Introspection/Plugins" if in_files => {
+                let store = folder.path().to_string_lossy();
+                let export = nested(5, &Writer::default().text(1, "root").text(2, &store).finish());
+                Answer::messages([nested(1, &export)])
+            }
+            "Content/Info" if let Some(bytes) = read(&text) => {
+                let info = Writer::default().text(1, &text).size(2, bytes.len() as u64).finish();
+                Answer::messages([nested(1, &info)])
+            }
+            "Content/Read" if let Some(bytes) = read(&text) => {
+                // Offset 0 is not written.
+                let (offset, len) = if request.len() == 3 { (number(1), number(2)) } else { (0, number(1)) };
+                Answer::messages([nested(2, &bytes[offset..offset + len])])
+            }
+            "Images/Get" | "Content/Info" | "Content/Read" => Answer::not_found(),
+            _ => return None,
+        })
+    })
+}
+
+pub(crate) struct Fake {
     folder: TempDir,
     calls: Arc<Mutex<Vec<Call>>>,
     connections: Arc<Mutex<Vec<AbortHandle>>>,

@@ -16,7 +16,7 @@ mod name;
 mod proto;
 
 #[cfg(all(test, unix))]
-mod fake;
+pub(crate) mod fake;
 #[cfg(all(test, unix))]
 mod tests;
 

@@ -34,11 +34,14 @@ impl Platform {
         Self { os: os.to_lowercase(), architecture, variant }
     }
 
-    /// True if an image for `other` satisfies a wish for `self`: a wish without a variant takes any.
+    /// True if an image for `other` is one for `self`, where `self` was asked for: without a variant, any will do.
     pub fn accepts(&self, other: &Self) -> bool {
-        self.os == other.os
-            && self.architecture == other.architecture
-            && (self.variant.is_none() || self.variant == other.variant)
+        self.is_kind_of(other) && (self.variant.is_none() || self.variant == other.variant)
+    }
+
+    /// True if operating system and architecture are the same.
+    pub fn is_kind_of(&self, other: &Self) -> bool {
+        self.os == other.os && self.architecture == other.architecture
     }
 }
 

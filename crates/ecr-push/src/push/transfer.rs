@@ -24,7 +24,7 @@ use crate::error::{Error, Result, Retry, Side};
 use crate::events::{BlobAction, Event};
 use crate::image::{Descriptor, DiffId, Digest, Manifest, MediaType, Tag, image_manifest};
 use crate::retry::RetryBudget;
-use crate::source::{ConfigBlob, Content, Contents, Image, LayerRef, Preview, Source};
+use crate::source::{Chosen, ConfigBlob, Content, Contents, Image, LayerRef, Named, Preview, Source};
 
 /// Layers that are read at a time where the source allows it. More than that many readers only wait for the compressing threads.
 const READERS: usize = 4;
@@ -65,8 +65,11 @@ impl Push {
         let mut intake = self.intake(sender, Arc::clone(&stop), Arc::clone(&slots), &verdicts, states)?;
         intake.work.kept = kept.clone();
         self.events.emit(Event::Phase("waiting for the source".to_owned()));
+        let promised = Named::of(&preview, self.request.selection.platform.as_ref());
         let mut reading = tokio::task::spawn_blocking(move || {
-            let image = source.read(&mut intake)?;
+            let Chosen { named, image } = source.read(&mut intake)?;
+            named.check(&image)?;
+            promised.check(&image)?;
             // Dropping the sender tells the uploads that nothing more comes.
             Ok::<_, Error>((image, std::mem::take(&mut intake.unpacked)))
         });
@@ -88,7 +91,7 @@ impl Push {
         }
         blobs.extend(verdicts.reports());
         let made = Made { unpacked, verdicts: &verdicts, kept: kept.as_deref() };
-        let (manifests, contents, identity) = self.assemble(image, &made, &uploads, &mut blobs, &preview).await?;
+        let (manifests, contents, identity) = self.assemble(image, &made, &uploads, &mut blobs).await?;
         mounts.tell().await;
         // As the manifests name them, whichever was done first.
         let order: Vec<Digest> = manifests.iter().flat_map(Manifest::blobs).map(|blob| blob.digest).collect();
@@ -217,7 +220,6 @@ impl Push {
         made: &Made<'_>,
         uploads: &Uploads,
         blobs: &mut Vec<BlobReport>,
-        preview: &Preview,
     ) -> Result<(Vec<Manifest>, Contents, Identity)> {
         let policy = self.request.reuse.policy;
         let identity = plan::identity_of(&image, policy);
@@ -229,10 +231,6 @@ impl Push {
             Image::Layers { config, layers, platform, .. } => (config, layers, platform),
         };
         let digest = config.digest();
-        if preview.config_digest.is_some_and(|promised| promised != digest) {
-            return Err(Error::new(Side::Source, "check config", "the source changed while it was read")
-                .with_hint("push again"));
-        }
         let sent = match config {
             ConfigBlob::Bytes(bytes) => {
                 let blob = Blob::stored(digest, Content::Memory(bytes));

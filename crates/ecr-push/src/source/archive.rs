@@ -9,12 +9,17 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 use super::layout::{deliver, preview_of};
-use super::select::{Blobs, Selected, Selection, same_name, select};
+use super::named::no_platform;
+use super::reference::{Reference, named};
+use super::select::{Blobs, Selected, Selection, ambiguous, select, select_config};
 use super::tar_index::{Entries, Mode, Sniffed, Stored, sniff, wrong_digest};
-use super::{ConfigBlob, Content, Contents, Image, LayerRef, LayerSink, Preview, Source, StoredLayer, source_error};
+use super::{
+    Chosen, ConfigBlob, Content, Contents, Image, LayerRef, LayerSink, Named, Preview, Source, StoredLayer,
+    source_error,
+};
 use crate::compress::{Bounded, MOST_UNPACKED};
 use crate::error::{Error, Result};
-use crate::image::{Config, DiffId, Digest, Kind};
+use crate::image::{Config, DiffId, Digest};
 
 /// An image in a tar.
 pub(super) struct Archive {
@@ -50,6 +55,7 @@ pub(super) struct DockerImage {
     config: Bytes,
     parsed: Config,
     layers: Vec<String>,
+    named: Named,
 }
 
 impl Archive {
@@ -117,7 +123,7 @@ impl Source for Archive {
         }
     }
 
-    fn read(self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Image> {
+    fn read(self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Chosen> {
         let name = self.name;
         match self.input {
             Input::File { entries, found } => found.deliver(&entries, &name, sink),
@@ -127,11 +133,12 @@ impl Source for Archive {
                 }
                 let entries = Entries::of_stream(reader, &name, self.mode, None, sink)?;
                 let found = find(&entries, &name, self.mode, self.reference.as_deref(), &self.selection)?;
-                let image = found.deliver(&entries, &name, sink)?;
+                let chosen = found.deliver(&entries, &name, sink)?;
+                let image = &chosen.image;
                 if !all_needed {
-                    sink.release(&image, &|held| needs(&image, held.digest, held.diff_id))?;
+                    sink.release(image, &|held| needs(image, held.digest, held.diff_id))?;
                 }
-                Ok(image)
+                Ok(chosen)
             }
         }
     }
@@ -139,7 +146,7 @@ impl Source for Archive {
 
 impl Found {
     /// Delivers what did not pass already.
-    pub(super) fn deliver(self, entries: &Entries, name: &str, sink: &mut dyn LayerSink) -> Result<Image> {
+    pub(super) fn deliver(self, entries: &Entries, name: &str, sink: &mut dyn LayerSink) -> Result<Chosen> {
         match self {
             Self::Docker(image) => image.deliver(entries, name, sink),
             Self::Stored(selected) => deliver(&View { entries, name }, selected, sink),
@@ -236,31 +243,40 @@ pub(super) fn find(
     };
     let saved: Vec<SavedImage> = serde_json::from_slice(&saved)
         .map_err(|error| foreign("its manifest.json cannot be understood").with_source(error))?;
-    let chosen = choose(&saved, name, reference)?;
+    let chosen = choose(entries, &saved, name, reference)?;
     // An archive of a containerd store holds the manifests as they are in the registry. They are pushed as such, if they
     // name compressed layers; an archive of a classic store has an index.json too, but of uncompressed layers.
     if let Some(index) = index
         && has_compressed_layer(entries, name, chosen)?
     {
-        let tag = chosen.repo_tags.iter().flatten().next().map(String::as_str);
-        let reference = if saved.len() == 1 { None } else { tag.or(reference) };
-        return Ok(Found::Stored(select(&View { entries, name }, index, reference, selection)?));
+        let config = config_of(entries, name, chosen)?.0;
+        let names = chosen.repo_tags.as_deref().unwrap_or_default();
+        let selected = select_config(&View { entries, name }, index, &config, names, selection)?;
+        if let Some(mut selected) = selected {
+            // Who names a config wants that image, and no other of its index.
+            if matches!(reference.map(Reference::parse), Some(Reference::Digest(_))) {
+                selected.named.config = Some(config);
+            }
+            return Ok(Found::Stored(selected));
+        }
     }
     Ok(Found::Docker(docker_image(entries, name, chosen, selection)?))
 }
 
-fn choose<'a>(saved: &'a [SavedImage], name: &str, reference: Option<&str>) -> Result<&'a SavedImage> {
-    let fail = |what: String| {
-        let names: Vec<_> = saved
-            .iter()
-            .enumerate()
-            .map(|(i, image)| match image.repo_tags.iter().flatten().next() {
-                Some(tag) => format!("{tag} (@{i})"),
-                None => format!("@{i}"),
-            })
-            .collect();
-        source_error("read archive", format!("{name} {what}: {}", names.join(", ")))
+/// The one entry of `manifest.json` that `reference` means. Its order is that of the numbers.
+fn choose<'a>(
+    entries: &Entries,
+    saved: &'a [SavedImage],
+    name: &str,
+    reference: Option<&str>,
+) -> Result<&'a SavedImage> {
+    let label = |number: usize| match saved[number].repo_tags.iter().flatten().next() {
+        Some(tag) => format!("{tag} (@{number})"),
+        None => format!("@{number}"),
     };
+    let labels = |numbers: &[usize]| numbers.iter().map(|number| label(*number)).collect::<Vec<_>>().join(", ");
+    let all: Vec<usize> = (0..saved.len()).collect();
+    let fail = |what: String| source_error("read archive", format!("{name} {what}: {}", labels(&all)));
     let Some(reference) = reference else {
         return match saved {
             [image] => Ok(image),
@@ -268,14 +284,46 @@ fn choose<'a>(saved: &'a [SavedImage], name: &str, reference: Option<&str>) -> R
             _ => Err(fail(format!("holds {} images", saved.len())).with_hint("add `:REFERENCE` to say which one")),
         };
     };
-    if let Some(number) = reference.strip_prefix('@').and_then(|number| number.parse::<usize>().ok()) {
-        return saved.get(number).ok_or_else(|| fail(format!("has no image number {number}; present")));
-    }
-    let matches = |image: &&SavedImage| -> bool {
-        image.repo_tags.iter().flatten().any(|tag| same_name(tag, reference))
-            || reference.strip_prefix("sha256:").is_some_and(|hex| image.config.contains(hex) && hex.len() == 64)
+    let found: Vec<usize> = match Reference::parse(reference) {
+        Reference::Number(number) => {
+            return saved.get(number).ok_or_else(|| fail(format!("has no image number {number}; present")));
+        }
+        Reference::Digest(digest) => {
+            let mut found = Vec::new();
+            for (number, image) in saved.iter().enumerate() {
+                if config_of(entries, name, image)?.0 == digest {
+                    found.push(number);
+                }
+            }
+            found
+        }
+        Reference::Name(reference) => {
+            let tags = |image: &'a SavedImage| image.repo_tags.iter().flatten().map(String::as_str).collect();
+            named(reference, saved.iter().enumerate().map(|(number, image)| (number, tags(image))))
+        }
     };
-    saved.iter().find(matches).ok_or_else(|| fail(format!("has no image `{reference}`; present")))
+    let is_same = |number: &usize| {
+        let (first, other) = (&saved[found[0]], &saved[*number]);
+        first.config == other.config && first.layers == other.layers
+    };
+    match found.first() {
+        None => Err(fail(format!("has no image `{reference}`; present"))),
+        Some(first) if found.iter().all(is_same) => Ok(&saved[*first]),
+        Some(_) => Err(ambiguous(name, reference, &labels(&found))),
+    }
+}
+
+/// The config of an image in `manifest.json`, and its digest, which its path may name.
+fn config_of(entries: &Entries, name: &str, image: &SavedImage) -> Result<(Digest, Bytes)> {
+    let config = entries.document(&image.config, name)?.ok_or_else(|| {
+        source_error("read archive", format!("{name} lacks the config {:?} that its manifest.json names", image.config))
+    })?;
+    let actual = Digest::of(&config);
+    let file = image.config.rsplit('/').next().unwrap_or_default();
+    match Digest::from_hex(file.strip_suffix(".json").unwrap_or(file)) {
+        Ok(named) if named != actual => Err(wrong_digest(&image.config, actual)),
+        _ => Ok((actual, config)),
+    }
 }
 
 fn has_compressed_layer(entries: &Entries, name: &str, image: &SavedImage) -> Result<bool> {
@@ -298,16 +346,7 @@ fn head_of(content: &Content, path: &str, name: &str) -> Result<Sniffed> {
 }
 
 fn docker_image(entries: &Entries, name: &str, image: &SavedImage, selection: &Selection) -> Result<DockerImage> {
-    let config = entries.document(&image.config, name)?.ok_or_else(|| {
-        source_error("read archive", format!("{name} lacks the config {:?} that its manifest.json names", image.config))
-    })?;
-    let actual = Digest::of(&config);
-    let file = image.config.rsplit('/').next().unwrap_or_default();
-    if let Ok(named) = Digest::from_hex(file.strip_suffix(".json").unwrap_or(file))
-        && named != actual
-    {
-        return Err(wrong_digest(&image.config, actual));
-    }
+    let (digest, config) = config_of(entries, name, image)?;
     let parsed = Config::parse(&config)?;
     if parsed.diff_ids.len() != image.layers.len() {
         return Err(source_error(
@@ -319,13 +358,10 @@ fn docker_image(entries: &Entries, name: &str, image: &SavedImage, selection: &S
             ),
         ));
     }
-    if let Some(wish) = &selection.platform
-        && !wish.accepts(&parsed.platform)
+    if let Some(wanted) = &selection.platform
+        && !wanted.accepts(&parsed.platform)
     {
-        return Err(source_error(
-            "choose platform",
-            format!("{name} has no image for {wish} (present: {})", parsed.platform),
-        ));
+        return Err(no_platform(name, wanted, std::slice::from_ref(&parsed.platform)));
     }
     for path in &image.layers {
         if entries.get(path, name)?.is_none() {
@@ -335,7 +371,8 @@ fn docker_image(entries: &Entries, name: &str, image: &SavedImage, selection: &S
             ));
         }
     }
-    Ok(DockerImage { config, parsed, layers: image.layers.clone() })
+    let named = Named { root: None, config: Some(digest), platform: selection.platform.clone() };
+    Ok(DockerImage { config, parsed, layers: image.layers.clone(), named })
 }
 
 impl DockerImage {
@@ -351,7 +388,7 @@ impl DockerImage {
     }
 
     /// Delivers the layers that did not pass already, and checks each against the config's diff id.
-    fn deliver(self, entries: &Entries, name: &str, sink: &mut dyn LayerSink) -> Result<Image> {
+    fn deliver(self, entries: &Entries, name: &str, sink: &mut dyn LayerSink) -> Result<Chosen> {
         let mut delivered: HashMap<DiffId, LayerRef> = HashMap::new();
         let mut layers = Vec::new();
         let mut uncompressed = Vec::new();
@@ -386,7 +423,8 @@ impl DockerImage {
         }
         sink.layers(uncompressed)?;
         let Config { diff_ids, platform } = self.parsed;
-        Ok(Image::Layers { config: ConfigBlob::Bytes(self.config), diff_ids, layers, platform })
+        let image = Image::Layers { config: ConfigBlob::Bytes(self.config), diff_ids, layers, platform };
+        Ok(Chosen { named: self.named, image })
     }
 }
 
@@ -446,24 +484,5 @@ impl Blobs for View<'_> {
             Some(Stored::Content(content)) => Some(content.clone()),
             _ => None,
         })
-    }
-}
-
-/// The config digest of a found image, to compare with what an engine promised.
-pub(super) fn config_digest(image: &Image) -> Option<Digest> {
-    match image {
-        Image::Layers { config, .. } => Some(config.digest()),
-        Image::Manifests { manifests, .. } => match manifests.last().map(|root| &root.kind) {
-            Some(Kind::Image { config, .. }) => Some(config.digest),
-            _ => None,
-        },
-    }
-}
-
-/// The digest of a found root manifest, to compare with what an engine promised.
-pub(super) fn root_digest(image: &Image) -> Option<Digest> {
-    match image {
-        Image::Layers { .. } => None,
-        Image::Manifests { manifests, .. } => manifests.last().map(|root| root.digest),
     }
 }

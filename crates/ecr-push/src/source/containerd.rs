@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 
 use super::layout::{deliver, preview_of};
 use super::select::{Blobs, Selected, from_root};
-use super::{Content, DOCUMENT_LIMIT, Image, LayerSink, Preview, ReadAt, Selection, Source, source_error};
+use super::{Chosen, Content, DOCUMENT_LIMIT, LayerSink, Preview, ReadAt, Selection, Source, source_error};
 use crate::containerd::{Blob, Containerd};
 use crate::error::Result;
 use crate::image::{Digest, Manifest};
@@ -62,7 +62,7 @@ impl Source for ContainerdSource {
         preview_of(&self.selected)
     }
 
-    fn read(self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Image> {
+    fn read(self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Chosen> {
         deliver(&self.store, self.selected, sink)
     }
 }

@@ -13,16 +13,17 @@ use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::archive::{Archive, Input, config_digest, root_digest};
+use super::archive::{Archive, Input};
 use super::layout::{Directory, deliver, preview_of};
+use super::named::no_platform;
 use super::select::{Blobs, Selected, from_root};
 use super::tar_index::{Entries, Mode, Wanted};
 use super::{
-    ConfigBlob, Contents, Image, LayerRef, LayerSink, OpenLayer, Preview, Selection, Source, StoredLayer, source_error,
+    Chosen, ConfigBlob, Contents, Image, LayerRef, LayerSink, Named, OpenLayer, Preview, Selection, Source, StoredLayer,
 };
 use crate::engine::{Engine, EngineImage, Export, LocalStore};
 use crate::error::Result;
-use crate::image::{Config, Digest, Manifest};
+use crate::image::{Config, Digest, Manifest, Platform};
 #[cfg(unix)]
 use crate::store::GraphStore;
 
@@ -34,6 +35,8 @@ pub struct DockerDaemon {
     runtime: Handle,
     door: Door,
     door_name: String,
+    /// True if only the image's config says whether it is for the wanted platform.
+    platform_open: bool,
 }
 
 /// Where the bytes come from.
@@ -41,7 +44,7 @@ enum Door {
     /// The layer store of a graph driver. The config is in hand already.
     Graph { config: Bytes, layers: Vec<StoredLayer> },
     /// The blobs of a containerd content store.
-    Content { directory: Directory, selected: Selected },
+    Content { directory: Directory, selected: Box<Selected> },
     /// The engine's export.
     Export,
 }
@@ -62,8 +65,9 @@ impl DockerDaemon {
             runtime: Handle::current(),
             door: Door::Export,
             door_name: "the engine's export".to_owned(),
+            platform_open: false,
         };
-        let Some(store) = store else { return Ok(this) };
+        let Some(store) = store else { return this.for_platform() };
         let found = match tokio::runtime::Handle::current().runtime_flavor() {
             tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(|| this.find_door(&store)),
             _ => this.find_door(&store),
@@ -72,7 +76,32 @@ impl DockerDaemon {
             Ok((door, name)) => (this.door, this.door_name) = (door, name),
             Err(why) => this.door_name = format!("the engine's export ({why})"),
         }
-        Ok(this)
+        this.for_platform()
+    }
+
+    /// The same image, if it may be for the wanted platform. A classic store and Podman's have one platform for each name; what
+    /// containerd's has is chosen when the index is read.
+    fn for_platform(mut self) -> Result<Self> {
+        let Some(wanted) = self.selection.platform.as_ref().filter(|_| !self.engine.has_containerd_store()) else {
+            return Ok(self);
+        };
+        let (own, is_config) = match &self.door {
+            Door::Graph { config, .. } => (Some(Config::parse(config)?.platform), true),
+            _ => (self.image.platform.clone(), false),
+        };
+        // Some engines leave the variant out of their description.
+        let fits =
+            |own: &Platform| wanted.accepts(own) || !is_config && own.variant.is_none() && wanted.is_kind_of(own);
+        match own {
+            Some(own) if !fits(&own) => Err(no_platform(&self.image.reference, wanted, &[own]).with_hint(format!(
+                "{} has this image for one platform: build or pull it for {wanted} first",
+                self.engine.describe()
+            ))),
+            own => {
+                self.platform_open = !own.is_some_and(|own| wanted.accepts(&own));
+                Ok(self)
+            }
+        }
     }
 
     fn find_door(&self, store: &LocalStore) -> std::result::Result<(Door, String), String> {
@@ -111,11 +140,11 @@ impl DockerDaemon {
             let name = format!("the containerd content store at {}", path.display());
             let directory = Directory { path, name: name.clone() };
             let opened = directory.document(&digest).and_then(|bytes| Manifest::parse(bytes, None)).and_then(|root| {
-                let platform = self.image.platform.clone();
-                from_root(&directory, root, platform, &self.selection)
+                // The config says what a single image is for; engines leave a part of it out.
+                from_root(&directory, root, None, &self.selection)
             });
             match opened {
-                Ok(selected) => return Ok((Door::Content { directory, selected }, name)),
+                Ok(selected) => return Ok((Door::Content { directory, selected: Box::new(selected) }, name)),
                 Err(error) if why.is_empty() => why = error.to_string(),
                 Err(_) => {}
             }
@@ -144,13 +173,16 @@ impl Source for DockerDaemon {
         if let Door::Content { selected, .. } = &self.door {
             return preview_of(selected);
         }
+        // Nothing may be found in the registry that is not known to be what is wanted.
+        if self.platform_open {
+            return Preview::default();
+        }
         // The containerd store describes one platform's image, and exports all that it has.
         let is_classic = !self.engine.has_containerd_store();
         let diff_ids = if is_classic { self.image.diff_ids.clone() } else { Vec::new() };
         Preview {
             config_digest: self.image.config_digest,
-            // With a selection another manifest than the engine's root may be pushed.
-            root_digest: self.image.root_digest.filter(|_| self.selection.is_everything()),
+            root_digest: self.named().root,
             manifests: Vec::new(),
             blobs: Vec::new(),
             layers: is_classic.then(|| diff_ids.iter().collect::<HashSet<_>>().len()),
@@ -171,23 +203,34 @@ impl Source for DockerDaemon {
             runtime: self.runtime.clone(),
             door: Door::Export,
             door_name: "the engine's export".to_owned(),
+            platform_open: self.platform_open,
         }))
     }
 
-    fn read(mut self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Image> {
-        match std::mem::replace(&mut self.door, Door::Export) {
+    fn read(mut self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Chosen> {
+        let image = match std::mem::replace(&mut self.door, Door::Export) {
             Door::Graph { config, layers } => {
                 sink.layers(layers)?;
-                self.assembled(config)
+                self.assembled(config)?
             }
-            Door::Content { directory, selected } => deliver(&directory, selected, sink),
-            Door::Export if self.engine.has_containerd_store() => self.read_stored(sink),
-            Door::Export => self.read_export(sink),
-        }
+            Door::Content { directory, selected } => return deliver(&directory, *selected, sink),
+            Door::Export if self.engine.has_containerd_store() || self.platform_open => self.read_stored(sink)?,
+            Door::Export => self.read_export(sink)?,
+        };
+        Ok(Chosen { named: self.named(), image })
     }
 }
 
 impl DockerDaemon {
+    /// What the engine resolved the name to. With a selection, another manifest than its root may go up.
+    fn named(&self) -> Named {
+        Named {
+            root: self.image.root_digest.filter(|_| self.selection.is_everything()),
+            config: self.image.config_digest,
+            platform: self.selection.platform.clone(),
+        }
+    }
+
     /// The image of a classic store whose layers have all been delivered, or need not be.
     fn assembled(&self, config: Bytes) -> Result<Image> {
         let parsed = Config::parse(&config)?;
@@ -217,8 +260,8 @@ impl DockerDaemon {
         {
             return self.assembled(config);
         }
-        let image = super::archive::find(&entries, &name, Mode::Docker, None, &self.selection)?;
-        self.checked(image.deliver(&entries, &name, sink)?)
+        let found = super::archive::find(&entries, &name, Mode::Docker, None, &self.selection)?;
+        Ok(found.deliver(&entries, &name, sink)?.image)
     }
 
     /// Reads the export of a containerd store, whose manifests come with it.
@@ -231,36 +274,17 @@ impl DockerDaemon {
             reference: None,
             input: Input::Stream {
                 reader: Box::new(export),
-                all_needed: !containerd || self.selection.is_everything(),
+                all_needed: self.selection.is_everything() || !containerd && !self.platform_open,
             },
             selection: self.selection.clone(),
         };
-        let image = Box::new(archive).read(sink)?;
-        self.checked(image)
+        Ok(Box::new(archive).read(sink)?.image)
     }
 
     fn export(&self) -> Result<(String, ReadAhead)> {
         let export = self.runtime.block_on(self.engine.export(&self.image.id))?;
         let name = format!("the export of {} by {}", self.image.reference, self.engine.describe());
         Ok((name, ReadAhead::start(export, &self.runtime)))
-    }
-
-    /// The image, if it is the one that the engine was asked for.
-    fn checked(&self, image: Image) -> Result<Image> {
-        let differs = |promised: Option<Digest>, exported: Option<Digest>| {
-            promised.filter(|promised| exported != Some(*promised))
-        };
-        let root = self.image.root_digest.filter(|_| self.selection.is_everything());
-        let other =
-            differs(self.image.config_digest, config_digest(&image)).or_else(|| differs(root, root_digest(&image)));
-        if let Some(promised) = other {
-            return Err(source_error(
-                "export image",
-                format!("{} was asked for the image {promised}, but exported another one", self.engine.describe()),
-            )
-            .with_hint("push again; if it stays so, restart the engine"));
-        }
-        Ok(image)
     }
 }
 

@@ -113,6 +113,7 @@ fn read(source: impl Source) -> Result<Image> {
     let preview = source.preview();
     let mut sink = Sink::default();
     let read = Box::new(source).read(&mut sink);
+    let read = read.and_then(|chosen| chosen.named.check(&chosen.image).map(|()| chosen.image));
     match &read {
         Ok(image) => {
             sink.check(image);

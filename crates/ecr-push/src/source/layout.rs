@@ -7,7 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::select::{Blobs, Selected, Selection, select};
-use super::{Content, DOCUMENT_LIMIT, Image, LayerSink, Preview, Source, source_error};
+use super::{Chosen, Content, DOCUMENT_LIMIT, LayerSink, Preview, Source, source_error};
 use crate::error::Result;
 use crate::image::Digest;
 
@@ -43,7 +43,7 @@ impl Source for OciLayout {
         preview_of(&self.selected)
     }
 
-    fn read(self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Image> {
+    fn read(self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Chosen> {
         deliver(&self.directory, self.selected, sink)
     }
 }
@@ -66,13 +66,13 @@ fn is_config(selected: &Selected, digest: &Digest) -> bool {
 }
 
 /// Hands the selected blobs that can be read again to the sink.
-pub(super) fn deliver(blobs: &dyn Blobs, selected: Selected, sink: &mut dyn LayerSink) -> Result<Image> {
+pub(super) fn deliver(blobs: &dyn Blobs, selected: Selected, sink: &mut dyn LayerSink) -> Result<Chosen> {
     for blob in &selected.blobs {
         if let Some(content) = blobs.content(&blob.digest)? {
             sink.stored(blob.digest, content);
         }
     }
-    Ok(Image::Manifests { manifests: selected.manifests, contents: selected.contents })
+    Ok(selected.chosen())
 }
 
 /// A directory with `blobs/sha256/` in it: a layout's, or a content store's.

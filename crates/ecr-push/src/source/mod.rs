@@ -8,9 +8,13 @@ mod daemon;
 pub(crate) mod fuzz;
 mod layout;
 mod legacy_names;
+mod named;
+mod reference;
 mod select;
 mod spec;
 mod tar_index;
+#[cfg(all(test, unix, feature = "containerd"))]
+mod tests_selection;
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -22,6 +26,7 @@ use bytes::Bytes;
 #[cfg(feature = "containerd")]
 pub use containerd::ContainerdSource;
 pub use daemon::DockerDaemon;
+pub use named::Named;
 pub(crate) use select::MAX_DOCUMENTS;
 pub use select::{Attestations, Selection};
 pub use spec::SourceSpec;
@@ -64,7 +69,7 @@ pub trait Source: Send {
     ///
     /// # Errors
     /// If the image is incomplete, damaged or not there, or if the sink wants no more.
-    fn read(self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Image>;
+    fn read(self: Box<Self>, sink: &mut dyn LayerSink) -> Result<Chosen>;
 }
 
 /// Takes layers from a source. The source calls it from one thread.
@@ -124,6 +129,15 @@ pub struct Held {
     pub digest: Digest,
     /// Its diff id, if it was taken uncompressed or unpacked.
     pub diff_id: Option<DiffId>,
+}
+
+/// What a source chose, and what it was asked for. [`Named::check`] compares the two before anything is published.
+#[derive(Clone, Debug)]
+pub struct Chosen {
+    /// What the reference, the engine and the selection name.
+    pub named: Named,
+    /// What came of it.
+    pub image: Image,
 }
 
 /// The image that is to be pushed.

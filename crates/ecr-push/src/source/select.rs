@@ -5,7 +5,9 @@ use std::collections::HashSet;
 
 use bytes::Bytes;
 
-use super::{Content, Contents, source_error};
+use super::named::{list, no_platform};
+use super::reference::{Reference, named};
+use super::{Chosen, Content, Contents, Image, Named, source_error};
 use crate::error::{Error, Result};
 use crate::image::{Config, Descriptor, Digest, Entry, Kind, Manifest, MediaType, Platform, reindex};
 
@@ -64,6 +66,15 @@ pub(super) struct Selected {
     /// Every blob once.
     pub(super) blobs: Vec<Descriptor>,
     pub(super) contents: Contents,
+    /// What was asked for.
+    pub(super) named: Named,
+}
+
+impl Selected {
+    /// The image, once its blobs were delivered.
+    pub(super) fn chosen(self) -> Chosen {
+        Chosen { named: self.named, image: Image::Manifests { manifests: self.manifests, contents: self.contents } }
+    }
 }
 
 /// Picks the entry of an `index.json` that `reference` names, then what `selection` wants of it.
@@ -73,18 +84,50 @@ pub(super) fn select(
     reference: Option<&str>,
     selection: &Selection,
 ) -> Result<Selected> {
+    let entries = entries_of(blobs, index_json)?;
+    let entry = pick(blobs, &entries, reference)?;
+    let root = load(blobs, &entry.descriptor)?;
+    let mut selected = from_root(blobs, root, entry.platform.clone(), selection)?;
+    if let Some(Reference::Digest(digest)) = reference.map(Reference::parse)
+        && digest != entry.descriptor.digest
+    {
+        selected.named.config = Some(digest);
+    }
+    Ok(selected)
+}
+
+/// The image or index of an `index.json` that has an image of the config `config`, whatever the order of its entries: `manifest.json`
+/// beside it has another one. Of several, the one that has one of `names`. `None` if there is none, or it cannot be said which.
+pub(super) fn select_config(
+    blobs: &dyn Blobs,
+    index_json: Bytes,
+    config: &Digest,
+    names: &[String],
+    selection: &Selection,
+) -> Result<Option<Selected>> {
+    let entries = entries_of(blobs, index_json)?;
+    let mut found = with_config(blobs, &entries, config)?;
+    if !are_one(&found) {
+        found.retain(|entry| names_of(entry).iter().any(|name| names.iter().any(|wanted| wanted == name)));
+    }
+    let Some(entry) = found.first().filter(|_| are_one(&found)) else { return Ok(None) };
+    let root = load(blobs, &entry.descriptor)?;
+    let mut selected = from_root(blobs, root, entry.platform.clone(), selection)?;
+    // With a platform, another image of the same index is wanted.
+    selected.named.config = selection.platform.is_none().then_some(*config);
+    Ok(Some(selected))
+}
+
+fn entries_of(blobs: &dyn Blobs, index_json: Bytes) -> Result<Vec<Entry>> {
     let no_index = || {
         source_error("read layout", format!("the index.json of {} is not an index", blobs.name()))
             .with_hint("save or copy the image again")
     };
     let index = Manifest::parse(index_json, Some(MediaType::OCI_INDEX));
-    let index = index.map_err(|error| no_index().with_source(error))?;
-    let Kind::Index { entries } = &index.kind else {
-        return Err(no_index());
-    };
-    let entry = pick(blobs, entries, reference)?;
-    let root = load(blobs, &entry.descriptor)?;
-    from_root(blobs, root, entry.platform.clone(), selection)
+    match index.map_err(|error| no_index().with_source(error))?.kind {
+        Kind::Index { entries } => Ok(entries),
+        Kind::Image { .. } => Err(no_index()),
+    }
 }
 
 /// What `selection` wants of the image or index `root`.
@@ -95,32 +138,28 @@ pub(super) fn from_root(
     selection: &Selection,
 ) -> Result<Selected> {
     let original = root.digest;
-    let mut walk = Walk {
-        blobs,
-        manifests: Vec::new(),
-        added: HashSet::new(),
-        needed: Vec::new(),
-        required: HashSet::new(),
-        contents: Contents::default(),
-        missing: Vec::new(),
-        read: Cell::new((0, 0)),
-    };
-    let root = match &selection.platform {
-        Some(wish) => walk.for_platform(root, platform.clone(), wish)?,
-        None => root,
+    let mut walk = Walk::new(blobs);
+    let (root, platform) = match &selection.platform {
+        Some(wanted) => walk.for_platform(root, platform, wanted)?,
+        None => (root, platform),
     };
     let picked = root.digest;
     let root = if selection.attestations == Attestations::Drop { walk.without_attestations(root)? } else { root };
     let is_index = matches!(root.kind, Kind::Index { .. });
     walk.contents.is_index = is_index;
     walk.contents.digest_changed = root.digest != picked;
-    // The platform beside a descriptor speaks of the original root only.
-    let platform = platform.filter(|_| root.digest == original);
+    // The platform beside a descriptor speaks of that manifest only.
+    let platform = platform.filter(|_| root.digest == picked);
     walk.add(root, platform, 0)?;
     if !walk.missing.is_empty() {
         return Err(walk.incomplete());
     }
-    Ok(Selected { manifests: walk.manifests, blobs: walk.needed, contents: walk.contents })
+    let named = Named {
+        root: selection.is_everything().then_some(original),
+        config: None,
+        platform: selection.platform.clone(),
+    };
+    Ok(Selected { manifests: walk.manifests, blobs: walk.needed, contents: walk.contents, named })
 }
 
 struct Walk<'a> {
@@ -138,7 +177,20 @@ struct Walk<'a> {
     read: Cell<(usize, u64)>,
 }
 
-impl Walk<'_> {
+impl<'a> Walk<'a> {
+    fn new(blobs: &'a dyn Blobs) -> Self {
+        Self {
+            blobs,
+            manifests: Vec::new(),
+            added: HashSet::new(),
+            needed: Vec::new(),
+            required: HashSet::new(),
+            contents: Contents::default(),
+            missing: Vec::new(),
+            read: Cell::new((0, 0)),
+        }
+    }
+
     /// Adds a manifest after everything it names.
     fn add(&mut self, manifest: Manifest, platform: Option<Platform>, depth: usize) -> Result<()> {
         if depth > MAX_DEPTH {
@@ -257,13 +309,18 @@ impl Walk<'_> {
         Ok(())
     }
 
-    /// The image for one platform.
-    fn for_platform(&self, root: Manifest, platform: Option<Platform>, wish: &Platform) -> Result<Manifest> {
+    /// The image for one platform, and what it is for.
+    fn for_platform(
+        &self,
+        root: Manifest,
+        platform: Option<Platform>,
+        wanted: &Platform,
+    ) -> Result<(Manifest, Option<Platform>)> {
         let Kind::Index { entries } = &root.kind else {
             let own = platform.or_else(|| self.platform_of(&root));
             return match own {
-                Some(own) if !wish.accepts(&own) => Err(no_platform(self.blobs.name(), wish, &[own])),
-                _ => Ok(root),
+                Some(own) if wanted.accepts(&own) => Ok((root, Some(own))),
+                own => Err(no_platform(self.blobs.name(), wanted, own.as_slice())),
             };
         };
         let mut present = Vec::new();
@@ -279,12 +336,27 @@ impl Walk<'_> {
                 ));
             }
             let Some(own) = entry.platform.clone().or_else(|| self.platform_of(&child)) else { continue };
-            if wish.accepts(&own) {
-                return Ok(child);
+            if wanted.accepts(&own) {
+                return Ok((child, Some(own)));
             }
             present.push(own);
         }
-        Err(no_platform(self.blobs.name(), wish, &present))
+        Err(no_platform(self.blobs.name(), wanted, &present))
+    }
+
+    /// True if the manifest that `descriptor` points at, or one below it, is an image of this config. What is not there is no such image.
+    fn has_config(&self, descriptor: &Descriptor, config: &Digest, depth: usize) -> Result<bool> {
+        if depth > MAX_DEPTH || self.blobs.size(&descriptor.digest)?.is_none() {
+            return Ok(false);
+        }
+        let manifest = self.load(descriptor)?;
+        let Kind::Index { entries } = &manifest.kind else { return Ok(manifest.config_digest() == Some(*config)) };
+        for entry in entries.iter().filter(|entry| !entry.is_attestation) {
+            if self.has_config(&entry.descriptor, config, depth + 1)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// The index without attestations, or the single image that is left.
@@ -321,17 +393,6 @@ impl Walk<'_> {
     }
 }
 
-fn no_platform(name: &str, wish: &Platform, present: &[Platform]) -> Error {
-    source_error("choose platform", format!("{name} has no image for {wish} (present: {})", list(present)))
-}
-
-fn list(platforms: &[Platform]) -> String {
-    if platforms.is_empty() {
-        return "none".to_owned();
-    }
-    platforms.iter().map(Platform::to_string).collect::<Vec<_>>().join(", ")
-}
-
 /// The manifest a descriptor points at, checked.
 fn load(blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<Manifest> {
     let bytes = blobs.document(&descriptor.digest)?;
@@ -351,14 +412,7 @@ fn load(blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<Manifest> {
 }
 
 fn pick<'a>(blobs: &dyn Blobs, entries: &'a [Entry], reference: Option<&str>) -> Result<&'a Entry> {
-    let names = || {
-        let names: Vec<_> = entries
-            .iter()
-            .enumerate()
-            .map(|(i, entry)| entry.reference.clone().unwrap_or_else(|| format!("@{i}")))
-            .collect();
-        names.join(", ")
-    };
+    let names = || labels(&entries.iter().collect::<Vec<_>>(), entries);
     let Some(reference) = reference else {
         return match entries {
             [entry] => Ok(entry),
@@ -372,44 +426,65 @@ fn pick<'a>(blobs: &dyn Blobs, entries: &'a [Entry], reference: Option<&str>) ->
             .with_hint("add `:REFERENCE` to say which one")),
         };
     };
-    if let Some(number) = reference.strip_prefix('@')
-        && let Some(entry) = number.parse::<usize>().ok().and_then(|number| entries.get(number))
-    {
-        return Ok(entry);
-    }
-    let named = |entry: &&Entry| {
-        entry.reference.as_deref() == Some(reference)
-            || entry.names.iter().any(|name| same_name(name, reference))
-            || entry.descriptor.digest.to_string() == reference
+    let found = match Reference::parse(reference) {
+        Reference::Number(number) => entries.get(number).into_iter().collect(),
+        Reference::Digest(digest) => {
+            let found: Vec<_> = entries.iter().filter(|entry| entry.descriptor.digest == digest).collect();
+            if found.is_empty() { with_config(blobs, entries, &digest)? } else { found }
+        }
+        Reference::Name(name) => {
+            let found: Vec<_> = entries.iter().filter(|entry| names_of(entry).contains(&name)).collect();
+            // Only whole names have other spellings: the annotation beside them may be a tag alone.
+            let whole = |entry: &'a Entry| (entry, entry.names.iter().map(String::as_str).collect());
+            if found.is_empty() { named(name, entries.iter().map(whole)) } else { found }
+        }
     };
-    entries.iter().find(named).ok_or_else(|| {
-        source_error("read layout", format!("{} has no image `{reference}` (present: {})", blobs.name(), names()))
-    })
-}
-
-/// True if two names mean the same image: `app` is `docker.io/library/app:latest`.
-pub(super) fn same_name(left: &str, right: &str) -> bool {
-    full_name(left) == full_name(right)
-}
-
-fn full_name(name: &str) -> String {
-    let name = name.strip_prefix("localhost/").unwrap_or(name);
-    let name = name.strip_prefix("docker.io/").unwrap_or(name);
-    let name = name.strip_prefix("library/").unwrap_or(name);
-    let tail = name.rsplit('/').next().unwrap_or(name);
-    if tail.contains(':') || name.contains('@') { name.to_owned() } else { format!("{name}:latest") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_compared_as_docker_reads_them() {
-        assert!(same_name("app", "docker.io/library/app:latest"));
-        assert!(same_name("localhost/app:v1", "app:v1"));
-        assert!(same_name("host:5000/app", "host:5000/app:latest"));
-        assert!(!same_name("app:v1", "app:v2"));
-        assert!(!same_name("other/app:v1", "app:v1"));
+    match found.as_slice() {
+        [] => Err(source_error(
+            "read layout",
+            format!("{} has no image `{reference}` (present: {})", blobs.name(), names()),
+        )),
+        [first, ..] if are_one(&found) => Ok(first),
+        several => Err(ambiguous(blobs.name(), reference, &labels(several, entries))),
     }
+}
+
+/// The entries that lead to an image of this config.
+fn with_config<'a>(blobs: &dyn Blobs, entries: &'a [Entry], config: &Digest) -> Result<Vec<&'a Entry>> {
+    let walk = Walk::new(blobs);
+    let mut found = Vec::new();
+    for entry in entries.iter().filter(|entry| !entry.is_attestation) {
+        if walk.has_config(&entry.descriptor, config, 0)? {
+            found.push(entry);
+        }
+    }
+    Ok(found)
+}
+
+/// True if all of them are one image, under whatever names.
+fn are_one(entries: &[&Entry]) -> bool {
+    entries.iter().all(|entry| entry.descriptor == entries[0].descriptor)
+}
+
+/// The names that an entry has: a whole one, as containerd notes it, and a name or a tag.
+fn names_of(entry: &Entry) -> Vec<&str> {
+    entry.names.iter().chain(&entry.reference).map(String::as_str).collect()
+}
+
+/// How each of `some` is chosen.
+fn labels(some: &[&Entry], all: &[Entry]) -> String {
+    let label = |entry: &&Entry| {
+        let number = all.iter().position(|other| std::ptr::eq(other, *entry)).unwrap_or_default();
+        match names_of(entry).first() {
+            Some(name) => format!("{name} (@{number})"),
+            None => format!("@{number}"),
+        }
+    };
+    some.iter().map(label).collect::<Vec<_>>().join(", ")
+}
+
+/// The refusal of a reference that several images have.
+pub(super) fn ambiguous(name: &str, reference: &str, present: &str) -> Error {
+    source_error("choose image", format!("`{reference}` fits several images of {name}: {present}"))
+        .with_hint("write the whole name of one of them, or its number, such as `:@0`")
 }
