@@ -27,7 +27,7 @@ pub fn agent(data: &[u8]) {
 /// What must hold of every refusal: it comes before any call, shows no secret, and holds no command.
 pub fn check_refusal(error: &Error, secrets: &[String], system: System, reporter: &Reporter) {
     assert!(error.is_refused(), "{error:?}");
-    let shown = system.text(&reporter.said(&sentence(error)));
+    let shown = system.text(&reporter.said(sentence(error)));
     assert!(!shown.contains(char::is_control), "one line: {shown:?}");
     for secret in secrets.iter().filter_map(|secret| crate::ci::worth_hiding(secret)) {
         assert!(!shown.contains(secret), "{shown:?} shows {secret:?}");

@@ -131,7 +131,7 @@ async fn push(args: &PushArgs, environment: &Environment) -> u8 {
             return stop.status();
         }
     };
-    failed.iter().for_each(|error| reporter.warning(&report::sentence(error)));
+    failed.iter().for_each(|error| reporter.warning(report::sentence(error)));
     if told { PUSHED } else { UNFINISHED }
 }
 

@@ -12,7 +12,7 @@ use ecr_push::known::Reuse;
 use ecr_push::push::{DestinationSpec, PushRequest, ReuseSettings};
 use ecr_push::registry::DockerConfig;
 use ecr_push::source::{Attestations, Selection, SourceSpec};
-use ecr_push::{Error, Result};
+use ecr_push::{Error, Result, Setting, text};
 
 use crate::args::{
     AttestationsArg, AwsArgs, DestinationArgs, EngineArgs, EngineStoreArg, NetworkArgs, PushArgs, ReuseArg, ReuseArgs,
@@ -44,9 +44,9 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
         _ if args.engine.tag_local => {
             return Err(Error::refused(
                 "parse image",
-                format!("`--tag-local` is for an engine's image, which `{source}` is not"),
+                text![Setting::TagLocal, format!(" is for an engine's image, which `{source}` is not")],
             )
-            .with_hint("leave out --tag-local"));
+            .with_hint(text!["leave out ", Setting::TagLocal]));
         }
         _ => {}
     }
@@ -91,31 +91,40 @@ fn reuse(args: &ReuseArgs, environment: &Environment) -> Result<ReuseSettings> {
             ReuseArg::Verify => Reuse::Verify,
             ReuseArg::Off => Reuse::Off,
         },
-        from: args.reuse_from.iter().map(|tag| tag.parse().map_err(of_flag("--reuse-from"))).collect::<Result<_>>()?,
+        from: args
+            .reuse_from
+            .iter()
+            .map(|tag| tag.parse().map_err(of_setting(Setting::ReuseFrom)))
+            .collect::<Result<_>>()?,
         mount_from: args.mount_from.iter().map(|name| mount_from(name)).collect::<Result<_>>()?,
         cache_dir: args.cache_dir.clone().or_else(|| environment.cache_directory()),
     })
 }
 
-/// Says which flag a bad word was given to, where another flag takes the same kind.
-fn of_flag(flag: &'static str) -> impl Fn(Error) -> Error {
-    move |error| error.prefixed(&format!("{flag}: "))
+/// Says which setting a bad word was given to, where another one takes the same kind.
+fn of_setting(setting: Setting) -> impl Fn(Error) -> Error {
+    move |error| error.prefixed(text![setting, ": "])
 }
 
 fn mount_from(name: &str) -> Result<RepositoryName> {
-    let refuse = |what: &str| Err(Error::refused("parse repository name", format!("--mount-from: `{name}` {what}")));
+    let refuse = |what: &str| {
+        let message = text![Setting::MountFrom, format!(": `{name}` {what}")];
+        Err(Error::refused("parse repository name", message))
+    };
     if name.contains([':', '@']) {
         return refuse("is not a repository's name").map_err(|error| {
-            error.with_hint(
-                "leave out the tag: the images under `latest`, the tags of this push and those of --reuse-from are looked at",
-            )
+            error.with_hint(text![
+                "leave out the tag: the images under `latest`, the tags of this push and those of ",
+                Setting::ReuseFrom,
+                " are looked at",
+            ])
         });
     }
     if name.split_once('/').is_some_and(|(first, _)| RegistryHost::parse(first).is_some()) {
         return refuse("has a host")
             .map_err(|error| error.with_hint("it has to be of the registry that is pushed to: leave out the host"));
     }
-    name.parse().map_err(of_flag("--mount-from"))
+    name.parse().map_err(of_setting(Setting::MountFrom))
 }
 
 fn selection(args: &SelectionArgs) -> Result<Selection> {
@@ -166,7 +175,7 @@ fn destination(args: &DestinationArgs, aws: &AwsSettings, notices: &mut Vec<Stri
                 None if args.create_repository => {
                     return Err(Error::refused(
                         "parse destination",
-                        format!("`--create-repository` is for Amazon ECR, which {host} is not"),
+                        text![Setting::CreateRepository, format!(" is for Amazon ECR, which {host} is not")],
                     )
                     .with_hint("leave it out: most other registries create a repository at the first push"));
                 }
@@ -174,9 +183,12 @@ fn destination(args: &DestinationArgs, aws: &AwsSettings, notices: &mut Vec<Stri
             }
         }
         (None, None) => {
-            return Err(Error::refused("parse destination", "no repository is named").with_hint(
-                "name one of Amazon ECR with `--repository NAME`, or of any registry with `--to HOST/NAME`",
-            ));
+            return Err(Error::refused("parse destination", "no repository is named").with_hint(text![
+                "name one of Amazon ECR with ",
+                Setting::Repository.with("NAME"),
+                ", or of any registry with ",
+                Setting::To.with("HOST/NAME"),
+            ]));
         }
     };
     if let Some(host) = &host {
@@ -196,7 +208,7 @@ fn without_tag(name: &str) -> Result<&str> {
     match name.split_once([':', '@']) {
         Some((bare, rest)) if !rest.contains('/') => {
             Err(Error::refused("parse repository name", format!("`{name}` is a reference, not a repository"))
-                .with_hint(format!("write the repository as `{bare}` and the tag as `--tag {rest}`")))
+                .with_hint(text![format!("write the repository as `{bare}` and the tag as "), Setting::Tag.with(rest)]))
         }
         _ => Ok(name),
     }
@@ -205,13 +217,17 @@ fn without_tag(name: &str) -> Result<&str> {
 fn split_to(to: &str) -> Result<(&str, &str)> {
     if to.rsplit("://").next().and_then(|to| to.split('/').next()).is_some_and(|host| host.contains('@')) {
         // Not shown: what is before it may be a password.
-        return Err(Error::refused("parse destination", "`--to` has a user in front of the host")
+        return Err(Error::refused("parse destination", text![Setting::To, " has a user in front of the host"])
             .with_hint("log in with `docker login`, and write HOST[:PORT]/REPOSITORY"));
     }
-    let refuse = |what: &str| Error::refused("parse destination", format!("`--to {to}` {what}"));
+    let refuse = |what: &str| Error::refused("parse destination", text![Setting::To.with(to), format!(" {what}")]);
     if let Some((scheme, rest)) = to.split_once("://") {
-        let error = refuse("has a scheme").with_hint(format!("write `--to {rest}`"));
-        return Err(if scheme == "http" { error.with_hint("for plain http add `--plain-http`") } else { error });
+        let error = refuse("has a scheme").with_hint(text!["write ", Setting::To.with(rest)]);
+        return Err(if scheme == "http" {
+            error.with_hint(text!["for plain http add ", Setting::PlainHttp])
+        } else {
+            error
+        });
     }
     match to.split_once('/') {
         Some((host, name)) if !host.is_empty() && !name.is_empty() => Ok((host, name)),
@@ -254,18 +270,21 @@ fn agree(host: &RegistryHost, region: Option<&Region>, registry_id: Option<&Acco
     {
         return Err(Error::refused(
             "choose region",
-            format!("--region {region} contradicts the host, which is in {}", host.region),
+            text![Setting::Region.with(region), format!(" contradicts the host, which is in {}", host.region)],
         )
-        .with_hint("leave out --region, or correct the host"));
+        .with_hint(text!["leave out ", Setting::Region, ", or correct the host"]));
     }
     if let Some(account) = registry_id
         && *account != host.account
     {
         return Err(Error::refused(
             "choose account",
-            format!("--registry-id {account} contradicts the host, which belongs to {}", host.account),
+            text![
+                Setting::RegistryId.with(account),
+                format!(" contradicts the host, which belongs to {}", host.account)
+            ],
         )
-        .with_hint("leave out --registry-id, or correct the host"));
+        .with_hint(text!["leave out ", Setting::RegistryId, ", or correct the host"]));
     }
     Ok(())
 }
@@ -312,8 +331,11 @@ fn web_identity(name: &str, role: Option<RoleSettings>, environment: &Environmen
         && !name.starts_with(|c: char| c.is_ascii_digit())
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
     if !is_name {
-        return Err(Error::refused("choose credentials", "--web-identity-token-env is not a variable's name")
-            .with_hint("give the name of the variable that holds the token, not the token"));
+        return Err(Error::refused(
+            "choose credentials",
+            text![Setting::WebIdentityTokenEnv, " is not a variable's name"],
+        )
+        .with_hint("give the name of the variable that holds the token, not the token"));
     }
     let Some(token) = environment.text(name).filter(|token| !token.contains(char::is_control)) else {
         return Err(Error::refused("choose credentials", format!("the variable {name} holds no identity token"))
@@ -327,7 +349,7 @@ fn web_identity(name: &str, role: Option<RoleSettings>, environment: &Environmen
     };
     let Some(role) = role.or_else(named) else {
         return Err(Error::refused("choose credentials", "no role is named that the identity token is for")
-            .with_hint("name it with --role-arn, or AWS_ROLE_ARN"));
+            .with_hint(text!["name it with ", Setting::RoleArn, ", or AWS_ROLE_ARN"]));
     };
     Ok(WebIdentity { origin: format!("the variable {name}"), role, token: IdentityToken::Text(token.into()) })
 }
@@ -433,8 +455,8 @@ mod tests {
         for (line, hint) in [
             ("app --repository Team/App", "did you mean `team/app`?"),
             ("app --repository app -t a+b", "did you mean `a-b`?"),
-            ("app --repository app:v1", "write the repository as `app` and the tag as `--tag v1`"),
-            ("app --to https://host/app", "write `--to host/app`"),
+            ("app --repository app:v1", "write the repository as `app` and the tag as `tag: v1`"),
+            ("app --to https://host/app", "write `to: host/app`"),
         ] {
             let error = parse(line, &[]).unwrap_err();
             assert!(error.is_refused(), "{line}");

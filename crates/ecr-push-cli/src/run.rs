@@ -63,7 +63,7 @@ impl Afterwards {
                     Vec::new()
                 }
                 Ok(removed) => {
-                    removed.iter().for_each(|name| reporter.notice(&format!("removed {name} from the engine")));
+                    removed.iter().for_each(|name| reporter.notice(format!("removed {name} from the engine")));
                     Vec::new()
                 }
                 Err(error) => vec![error.prefixed("the image was pushed, and is not all removed from the engine: ")],
@@ -76,10 +76,10 @@ async fn tag(image: &LocalImage, references: &[String], reporter: &Reporter) -> 
     let mut failed = Vec::new();
     for reference in references {
         match image.tag(reference).await {
-            Ok(()) => reporter.notice(&format!("the engine's image is also called {reference}")),
+            Ok(()) => reporter.notice(format!("the engine's image is also called {reference}")),
             Err(error) => {
                 let what = format!("the image was pushed, and the engine does not call it {reference}: ");
-                failed.push(error.prefixed(&what));
+                failed.push(error.prefixed(what));
             }
         }
     }

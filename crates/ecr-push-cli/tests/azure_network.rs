@@ -29,7 +29,7 @@ async fn k31_the_region_is_the_inputs_then_the_variables_then_the_environments_t
     // The input is written in any case; its blanks do not count.
     let everything_else = |task: Program| task.env("AWS_REGION", "us-west-2").env("AWS_DEFAULT_REGION", "us-west-1");
     let job = everything_else(task()).input("regionName", " EU-West-1 ").job().await.succeeded();
-    job.says(&["region eu-west-1 (regionName)"]);
+    job.says(&["region eu-west-1 (`regionName`)"]);
     // A secret variable is another than the environment's.
     let job = everything_else(task()).secret_variable("AWS.Region", "eu-west-1").job().await.succeeded();
     job.says(&["region eu-west-1 (the task variable AWS.Region)"]);

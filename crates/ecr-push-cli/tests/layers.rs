@@ -49,35 +49,36 @@ struct RoomRule {
 }
 
 const ROOMS: &[RoomRule] = &[
-    RoomRule { room: "error", uses: Rooms::Only(&[]), because: "every room uses it" },
+    RoomRule { room: "text", uses: Rooms::Only(&[]), because: "every room uses it" },
+    RoomRule { room: "error", uses: Rooms::Only(&["text"]), because: "every room uses it" },
     RoomRule {
         room: "image",
-        uses: Rooms::Only(&["error"]),
+        uses: Rooms::Only(&["error", "text"]),
         because: "plain types that every room shares; they know no place an image can be",
     },
-    RoomRule { room: "events", uses: Rooms::Only(&["image"]), because: "what is reported is plain" },
+    RoomRule { room: "events", uses: Rooms::Only(&["image", "text"]), because: "what is reported is plain" },
     RoomRule {
         room: "compress",
-        uses: Rooms::Only(&["error"]),
+        uses: Rooms::Only(&["error", "text"]),
         because: "bytes in, bytes out: the output depends on nothing else",
     },
     RoomRule {
         room: "known",
-        uses: Rooms::Only(&["error", "image", "compress"]),
+        uses: Rooms::Only(&["error", "image", "compress", "text"]),
         because: "what is known of blobs is plain, and a file; who asks registries is push",
     },
-    RoomRule { room: "store", uses: Rooms::Only(&["image"]), because: "it reads files, and asks nobody" },
+    RoomRule { room: "store", uses: Rooms::Only(&["image", "text"]), because: "it reads files, and asks nobody" },
     RoomRule {
         room: "containerd",
-        uses: Rooms::Only(&["error", "image", "engine"]),
+        uses: Rooms::Only(&["error", "image", "engine", "text"]),
         because: "a place images come from; of engine it uses the grammar of names",
     },
     RoomRule {
         room: "http",
-        uses: Rooms::Only(&["error"]),
+        uses: Rooms::Only(&["error", "text"]),
         because: "one client for everybody; what is asked with it is not its business",
     },
-    RoomRule { room: "retry", uses: Rooms::Only(&["error", "events"]), because: "the verdict is on the error" },
+    RoomRule { room: "retry", uses: Rooms::Only(&["error", "events", "text"]), because: "the verdict is on the error" },
     RoomRule {
         room: "registry",
         uses: Rooms::Never(&["aws", "push", "engine", "compress"]),
@@ -211,6 +212,24 @@ fn no_crate_has_unsafe_code_and_each_exception_has_its_reason() {
     assert_eq!(text.matches("unsafe {").count(), text.matches("// SAFETY: ").count(), "{allowed:?}");
 }
 
+/// Where the library has a flag of a program that it runs, not of this one.
+const FLAGS_OF_OTHERS: &[(&str, &str)] = &[("src/engine/ssh.rs", "--host")];
+
+#[test]
+fn the_library_names_settings_and_no_flags() {
+    let sources = sources("ecr-push");
+    for (path, flag) in FLAGS_OF_OTHERS {
+        let of_others = |source: &Source| source.path == *path && source.flags() == [*flag];
+        assert!(sources.iter().any(of_others), "{path} is an exception and gone");
+    }
+    let flags = sources.iter().flat_map(|source| source.flags().into_iter().map(|flag| (source.path.as_str(), flag)));
+    let wrong: Vec<_> = flags.filter(|(path, flag)| !FLAGS_OF_OTHERS.contains(&(path, flag))).collect();
+    assert!(
+        wrong.is_empty(),
+        "tasks and actions have other names for them, so that a sentence needs a Setting: {wrong:?}"
+    );
+}
+
 /// One file, without comments and tests.
 struct Source {
     /// Below the crate, with `/`.
@@ -221,6 +240,20 @@ struct Source {
 impl Source {
     fn new(path: &str, text: &str) -> Self {
         Self { path: path.to_owned(), text: without_comments(&without_tests(text)) }
+    }
+
+    /// The flags in it, but for those behind a command of another program in the same string.
+    fn flags(&self) -> Vec<&str> {
+        let flag = |at: usize| {
+            let (before, from) = self.text.split_at(at);
+            let name = from[2..].find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(from.len() - 2);
+            let starts = from[2..].starts_with(|c: char| c.is_ascii_lowercase());
+            let string = before.rsplit('"').next().unwrap_or_default();
+            let is_of_others = ["aws ecr ", "docker ps "].iter().any(|command| string.contains(command));
+            let is_inside = before.ends_with(|c: char| c.is_alphanumeric() || c == '-');
+            (starts && !is_inside && !is_of_others).then(|| &from[..2 + name])
+        };
+        self.text.match_indices("--").filter_map(|(at, _)| flag(at)).collect()
     }
 
     /// The first name below `src`.
@@ -517,6 +550,20 @@ mod checker {
         }
         assert_eq!(wrong("src/aws/ambient.rs", "let x = std::env::var(\"X\");"), 0);
         assert_eq!(wrong("src/aws/ambient.rs", "println!()"), 1);
+    }
+
+    #[test]
+    fn finds_flags() {
+        for (text, flags) in [
+            (r#"hint("add `--create-repository`")"#, &["--create-repository"][..]),
+            (r#"hint("--fips and --dualstack")"#, &["--fips", "--dualstack"]),
+            (r#"hint("aws ecr x"); hint("--region")"#, &["--region"]),
+            (r#"hint("or: aws ecr create-repository --region {}")"#, &[]),
+            (r#"hint("`docker ps --all`"); "-----BEGIN"; "a--b"; i -- 1"#, &[]),
+            ("// --region\n#[cfg(test)]\nfn f() { \"--region\" }\n", &[]),
+        ] {
+            assert_eq!(Source::new("src/push/mod.rs", text).flags(), flags, "{text}");
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::text::Text;
+
 /// The result of every fallible operation in this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -66,13 +68,13 @@ pub struct Error(Box<Inner>);
 struct Inner {
     side: Side,
     operation: String,
-    message: String,
+    message: Text,
     code: Option<String>,
     status: Option<u16>,
     request_id: Option<String>,
     retry: Retry,
     retry_after: Option<Duration>,
-    hints: Vec<String>,
+    hints: Vec<Text>,
     refused: bool,
     /// Shared, so that an error which has passed through the AWS SDK can be taken out of the SDK's own.
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
@@ -81,7 +83,7 @@ struct Inner {
 impl Error {
     /// A failure of `operation` (a short verb phrase such as `export image`) on `side`. `message` is one sentence that
     /// says what is wrong and where. It is not tried again unless [`Error::with_retry`] says so.
-    pub fn new(side: Side, operation: impl Into<String>, message: impl Into<String>) -> Self {
+    pub fn new(side: Side, operation: impl Into<String>, message: impl Into<Text>) -> Self {
         Self(Box::new(Inner {
             side,
             operation: operation.into(),
@@ -98,7 +100,7 @@ impl Error {
     }
 
     /// Input that is refused before any network call (exit status 2).
-    pub fn refused(operation: impl Into<String>, message: impl Into<String>) -> Self {
+    pub fn refused(operation: impl Into<String>, message: impl Into<Text>) -> Self {
         let mut error = Self::new(Side::Request, operation, message);
         error.0.refused = true;
         error
@@ -113,14 +115,14 @@ impl Error {
 
     /// The same error with `words` before its sentence: those by which a caller's users know this failure.
     #[must_use]
-    pub fn prefixed(mut self, words: &str) -> Self {
-        self.0.message.insert_str(0, words);
+    pub fn prefixed(mut self, words: impl Into<Text>) -> Self {
+        self.0.message = words.into().and(std::mem::take(&mut self.0.message));
         self
     }
 
     /// The same error in a better sentence. The first one becomes its cause.
     #[must_use]
-    pub fn reworded(mut self, message: impl Into<String>) -> Self {
+    pub fn reworded(mut self, message: impl Into<Text>) -> Self {
         let first = Self(Box::new(Inner { hints: Vec::new(), ..(*self.0).clone() }));
         self.0.message = message.into();
         self.0.source = Some(Arc::new(first));
@@ -129,21 +131,21 @@ impl Error {
 
     /// Adds what the user can do about it. May be called several times; hints are shown in order.
     #[must_use]
-    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn with_hint(mut self, hint: impl Into<Text>) -> Self {
         self.0.hints.push(clipped(hint.into()));
         self
     }
 
     /// Puts `hints` in the place of all that were there.
     #[must_use]
-    pub fn with_hints(mut self, hints: Vec<String>) -> Self {
+    pub fn with_hints(mut self, hints: Vec<Text>) -> Self {
         self.0.hints = hints;
         self
     }
 
     /// Adds what the user should do before anything that is known already.
     #[must_use]
-    pub fn with_first_hint(mut self, hint: impl Into<String>) -> Self {
+    pub fn with_first_hint(mut self, hint: impl Into<Text>) -> Self {
         self.0.hints.insert(0, clipped(hint.into()));
         self
     }
@@ -200,8 +202,8 @@ impl Error {
         &self.0.operation
     }
 
-    /// The one sentence.
-    pub fn message(&self) -> &str {
+    /// The one sentence. A front end writes it with its own names for settings.
+    pub fn message(&self) -> &Text {
         &self.0.message
     }
 
@@ -231,7 +233,7 @@ impl Error {
     }
 
     /// What the user can do, in order of usefulness.
-    pub fn hints(&self) -> &[String] {
+    pub fn hints(&self) -> &[Text] {
         &self.0.hints
     }
 
@@ -256,13 +258,14 @@ pub(crate) fn cut(text: &str, most: usize) -> &str {
 }
 
 /// `text`, or its beginning and how much is missing.
-fn clipped(mut text: String) -> String {
+fn clipped(mut text: Text) -> Text {
     let whole = text.len();
-    if whole > LONGEST {
-        text.truncate(cut(&text, LONGEST).len());
-        text.push_str(&format!(" ... ({} more bytes)", whole - text.len()));
+    if whole <= LONGEST {
+        return text;
     }
-    text
+    text.truncate(cut(&text, LONGEST).len());
+    let left = whole - text.len();
+    text.and(format!(" ... ({left} more bytes)"))
 }
 
 impl fmt::Display for Error {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use secrecy::SecretString;
 
 use crate::image::Digest;
+use crate::text::Text;
 
 /// Something worth telling.
 #[derive(Clone, Debug)]
@@ -15,9 +16,9 @@ pub enum Event {
     /// hold it, and again for each renewal. Never empty, and never the registry's user name.
     Secret(SecretString),
     /// A fact the log should have: the engine used, where the region came from.
-    Notice(String),
+    Notice(Text),
     /// Something the user should look at, though the push goes on.
-    Warning(String),
+    Warning(Text),
     /// More than most want to know.
     Detail(String),
     /// What is being waited for, for the heartbeat.
@@ -84,7 +85,7 @@ pub enum Event {
         /// Which operation.
         what: String,
         /// Why it failed.
-        why: String,
+        why: Text,
         /// How long the wait is.
         wait: Duration,
     },
@@ -144,12 +145,12 @@ impl Events {
     }
 
     /// Tells a [`Event::Notice`].
-    pub fn notice(&self, text: impl Into<String>) {
+    pub fn notice(&self, text: impl Into<Text>) {
         self.emit(Event::Notice(text.into()));
     }
 
     /// Tells a [`Event::Warning`].
-    pub fn warning(&self, text: impl Into<String>) {
+    pub fn warning(&self, text: impl Into<Text>) {
         self.emit(Event::Warning(text.into()));
     }
 }

@@ -22,5 +22,7 @@ pub mod retry;
 pub mod source;
 #[cfg(unix)]
 pub mod store;
+pub mod text;
 
 pub use error::{Error, Result};
+pub use text::{Setting, Text};

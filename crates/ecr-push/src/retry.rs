@@ -8,6 +8,8 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 
 use crate::error::{Error, Result, Retry, Side};
 use crate::events::{Event, Events};
+use crate::text;
+use crate::text::Setting;
 
 /// The longest wait between two tries.
 const MAX_WAIT: Duration = Duration::from_secs(20);
@@ -21,9 +23,6 @@ const LASTED: Duration = Duration::from_secs(1);
 
 /// Once there is trouble, a question may take what is left of the budget, and this at least.
 const LAST_TRY: Duration = Duration::from_secs(30);
-
-/// What sets the budget.
-const BUDGET: &str = "`--retry-budget`";
 
 /// How often something is tried again that will most likely fail again.
 const BRIEF: usize = 3;
@@ -164,15 +163,21 @@ impl RetryBudget {
             let spent = self.trouble.total();
             if spent >= self.limit {
                 // A question within an operation has said so already.
-                if error.hints().iter().any(|hint| hint.contains(BUDGET)) {
+                if error.hints().iter().any(|hint| hint.names(Setting::RetryBudget)) {
                     return Err(error);
                 }
                 let seconds = spent.as_secs();
                 return Err(error.with_hint(match self.capped {
-                    true => {
-                        format!("tried again for {seconds} s, which is all that this step gets of {BUDGET}: push again")
-                    }
-                    false => format!("tried again for {seconds} s; {BUDGET} sets how long a push may go on trying"),
+                    true => text![
+                        format!("tried again for {seconds} s, which is all that this step gets of "),
+                        Setting::RetryBudget,
+                        ": push again"
+                    ],
+                    false => text![
+                        format!("tried again for {seconds} s; "),
+                        Setting::RetryBudget,
+                        " sets how long a push may go on trying"
+                    ],
                 }));
             }
             // A connection that lasted was no refusal: the way is open at times, and waiting longer and longer would not open it.
@@ -193,7 +198,7 @@ impl RetryBudget {
 
     fn note(&self, what: &str, error: &Error, wait: Duration) {
         self.retries.fetch_add(1, Ordering::Relaxed);
-        self.events.emit(Event::Retrying { what: what.to_owned(), why: error.message().to_owned(), wait });
+        self.events.emit(Event::Retrying { what: what.to_owned(), why: error.message().clone(), wait });
     }
 }
 
@@ -246,7 +251,7 @@ mod tests {
     async fn the_budget_ends_the_tries() {
         let budget = RetryBudget::new(Duration::from_millis(300), Events::none());
         let result: Result<()> = budget.run("test", || async { Err(passing(Retry::Backoff)) }).await;
-        assert!(result.unwrap_err().hints()[0].contains("--retry-budget"));
+        assert!(result.unwrap_err().hints()[0].names(Setting::RetryBudget));
         assert!((1..=4).contains(&budget.retries()), "{}", budget.retries());
         // Where it was a part of it, more of the whole would not help.
         let budget = RetryBudget::new(Duration::from_secs(60), Events::none()).at_most(Duration::from_millis(300));

@@ -7,6 +7,7 @@ mod stand;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
+use ecr_push::text::Setting;
 use local_ecr::{Answer, Config, Fault, FaultAction, Rate};
 use stand::{APP, Stand, push_with_log};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -284,7 +285,7 @@ async fn a_service_that_stays_down_ends_with_the_budget() {
     let (result, log) = push_with_log(request).await;
     let error = result.unwrap_err();
     assert_eq!(error.status(), Some(503));
-    assert!(error.hints().iter().any(|hint| hint.contains("--retry-budget")), "{:?}", error.hints());
+    assert!(error.hints().iter().any(|hint| hint.names(Setting::RetryBudget)), "{:?}", error.hints());
     assert!(started.elapsed() < Duration::from_secs(10) && log.len() > 2);
     assert_eq!(stand.tag("v1"), None);
 }

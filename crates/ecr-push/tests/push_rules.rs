@@ -15,6 +15,7 @@ use ecr_push::image::{Digest, Tag};
 use ecr_push::known::Reuse;
 use ecr_push::push::{PushRequest, ReuseSettings, push, verify};
 use ecr_push::source::{Attestations, Selection};
+use ecr_push::text::Setting;
 use local_ecr::{Config, MissingRepository, Mutability, Policy, Sts};
 use stand::{APP, Stand, push_with_log};
 
@@ -212,7 +213,7 @@ async fn a_missing_repository_is_one_sentence_without_retries() {
         let (result, _) = push_with_log(request).await;
         let error = result.unwrap_err();
         assert!(error.message().contains("the repository `team/app` does not exist"), "{}", error.message());
-        assert!(error.hints()[0].contains("--create-repository"));
+        assert!(error.hints()[0].names(Setting::CreateRepository));
         assert!(started.elapsed() < Duration::from_secs(5), "{missing:?}: {:?}", started.elapsed());
     }
 }

@@ -215,7 +215,7 @@ fn platforms_without_content_are_refused_and_those_present_are_listed() {
                 let error = read(&spec, &Selection::default()).unwrap_err();
                 assert!(error.message().contains("linux/arm64"), "{engine} {name}: {}", error.message());
                 assert!(error.message().contains("(present: linux/amd64)"), "{engine} {name}: {}", error.message());
-                assert!(error.hints()[0].contains("--platform linux/amd64"));
+                assert!(error.hints()[0].contains("`platform: linux/amd64`"));
                 let selection = Selection { platform: Some("linux/amd64".parse().unwrap()), ..Selection::default() };
                 let (image, keeper) = read(&spec, &selection).unwrap();
                 let Image::Manifests { manifests, .. } = &image else { panic!() };

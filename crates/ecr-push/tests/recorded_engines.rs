@@ -74,7 +74,7 @@ async fn a_platform_the_engine_lacks_is_refused_and_one_it_has_is_pushed() {
     for engine in ["docker-26.1-containerd", "docker-28.5-containerd"] {
         let error = pull(engine, "partial", Selection::default()).await.unwrap_err();
         assert!(error.message().contains("lacks the content of linux/arm64"), "{}", error.message());
-        assert!(error.hints()[0].contains("--platform linux/amd64"), "{:?}", error.hints());
+        assert!(error.hints()[0].contains("`platform: linux/amd64`"), "{:?}", error.hints());
         let selection = Selection { platform: Some("linux/amd64".parse().unwrap()), ..Selection::default() };
         let (preview, image, _) = pull(engine, "partial", selection).await.unwrap();
         assert_eq!(preview.root_digest, None, "another manifest than the engine's index is pushed");

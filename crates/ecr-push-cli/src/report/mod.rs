@@ -5,6 +5,7 @@ mod files;
 mod json;
 mod lines;
 mod markdown;
+mod names;
 mod progress;
 mod sink;
 mod summary;
@@ -14,9 +15,9 @@ mod words;
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex};
 
-use ecr_push::Error;
 use ecr_push::events::Event;
 use ecr_push::push::PushReport;
+use ecr_push::{Error, Text, text};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::args::{CiArg, ProgressArg, ReportArgs};
@@ -27,10 +28,11 @@ pub use files::{OutputFile, bare, values};
 pub use json::object as json;
 use lines::Lines;
 pub use markdown::summary as markdown;
+pub use names::{Name, Names};
 use progress::Progress;
 use sink::Sink;
 pub use sink::Stream;
-pub use words::{Words, bytes, sentence};
+pub use words::{bytes, sentence};
 
 /// Shows one run. Clones show the same run.
 #[derive(Clone)]
@@ -39,7 +41,7 @@ pub struct Reporter(Arc<Inner>);
 struct Inner {
     view: View,
     sink: Sink,
-    words: Words,
+    names: Names,
     quiet: bool,
     verbose: bool,
     progress: Progress,
@@ -75,27 +77,27 @@ impl Reporter {
         let sink = Sink { system: system.unwrap_or(System::Plain), stream: Stream::Error };
         let view =
             if bars && !args.quiet { View::Bars(Bars::new(sink)) } else { View::Lines(Lines::new(args.quiet, sink)) };
-        Self::of(view, sink, &[], args.quiet, args.verbose)
+        Self::of(view, sink, names::flags, args.quiet, args.verbose)
     }
 
-    /// The reporter of a task of `system`, which has one stream. What the command line calls a flag has other `words` there.
-    pub fn of_task(system: System, words: Words) -> Self {
+    /// The reporter of a task of `system`, which has one stream. Settings have other `names` there than on the command line.
+    pub fn of_task(system: System, names: Names) -> Self {
         let sink = Sink { system, stream: Stream::Output };
-        Self::of(View::Lines(Lines::new(false, sink)), sink, words, false, false)
+        Self::of(View::Lines(Lines::new(false, sink)), sink, names, false, false)
     }
 
     /// A task's reporter that nobody hears.
     #[cfg(any(test, feature = "fuzzing"))]
-    pub fn silent(system: System, words: Words) -> Self {
+    pub fn silent(system: System, names: Names) -> Self {
         let sink = Sink { system, stream: Stream::Nowhere };
-        Self::of(View::Lines(Lines::new(true, sink)), sink, words, true, false)
+        Self::of(View::Lines(Lines::new(true, sink)), sink, names, true, false)
     }
 
-    fn of(view: View, sink: Sink, words: Words, quiet: bool, verbose: bool) -> Self {
+    fn of(view: View, sink: Sink, names: Names, quiet: bool, verbose: bool) -> Self {
         Self(Arc::new(Inner {
             view,
             sink,
-            words,
+            names,
             quiet,
             verbose,
             progress: Progress::default(),
@@ -107,14 +109,14 @@ impl Reporter {
     }
 
     /// A line for the log.
-    pub fn notice(&self, text: &str) {
+    pub fn notice(&self, text: impl Into<Text>) {
         if !self.0.quiet {
             self.line(&self.text(text));
         }
     }
 
     /// A warning.
-    pub fn warning(&self, text: &str) {
+    pub fn warning(&self, text: impl Into<Text>) {
         self.line(&self.0.sink.system.warning(&self.said(text)));
     }
 
@@ -151,12 +153,13 @@ impl Reporter {
         }
     }
 
-    /// `text` as it may be seen: without the secrets that are known, and those that look like one, not endless, and with the task's words
-    /// for flags.
-    pub fn said(&self, text: &str) -> String {
+    /// `text` as it may be seen: with the names that this front end has for settings, without the secrets that are known and those
+    /// that look like one, and not endless.
+    pub fn said(&self, text: impl Into<Text>) -> String {
         let secrets = lock(&self.0.secrets);
-        let hidden = secrets.iter().fold(text.to_owned(), |text, secret| text.replace(secret.expose_secret(), "***"));
-        words::translated(&words::shortened(&veil::veiled(&hidden)), self.0.words)
+        let text = names::written(&text.into(), self.0.names);
+        let hidden = secrets.iter().fold(text, |text, secret| text.replace(secret.expose_secret(), "***"));
+        words::shortened(&veil::veiled(&hidden))
     }
 
     /// Starts a part of the log.
@@ -206,7 +209,8 @@ impl Reporter {
             }
             Event::Secret(secret) => return self.secret(secret.expose_secret()),
             Event::Retrying { what, why, wait } => {
-                return self.notice(&format!("{what} failed: {why}; trying again in {:.1} s", wait.as_secs_f64()));
+                let again = format!("; trying again in {:.1} s", wait.as_secs_f64());
+                return self.notice(text![format!("{what} failed: "), why, again]);
             }
             Event::Publishing { tag } => {
                 lock(&self.0.tagging).replace(tag.clone());
@@ -220,7 +224,7 @@ impl Reporter {
                 let done = if *existed { "already there" } else { "pushed" };
                 let what =
                     tag.as_ref().map_or_else(|| format!("manifest {}", digest.short()), |tag| format!("tag {tag}"));
-                return self.notice(&format!("{what:<21} {:>10}  {done}", ""));
+                return self.notice(format!("{what:<21} {:>10}  {done}", ""));
             }
             _ => {}
         }
@@ -250,8 +254,8 @@ impl Reporter {
         if let Some(line) = self.0.sink.system.unfold() {
             self.line(&line);
         }
-        words::error(error, self.0.verbose).iter().for_each(|line| self.line(&self.text(line)));
-        if let Some(line) = self.0.sink.system.error(&self.said(&sentence(error))) {
+        words::error(error, self.0.verbose, self.0.names).iter().for_each(|line| self.line(&self.text(line)));
+        if let Some(line) = self.0.sink.system.error(&self.said(sentence(error))) {
             self.line(&line);
         }
     }
@@ -293,8 +297,8 @@ impl Reporter {
         text
     }
 
-    /// `text` with the words of the task, in which the CI system finds no command.
-    fn text(&self, text: &str) -> String {
+    /// `text` with the names of this front end, in which the CI system finds no command.
+    fn text(&self, text: impl Into<Text>) -> String {
         self.0.sink.system.text(&self.said(text))
     }
 

@@ -2,6 +2,7 @@
 
 use ecr_push::events::BlobAction;
 use ecr_push::push::PushReport;
+use ecr_push::{Setting, Text, text};
 
 use super::words::bytes;
 
@@ -58,14 +59,14 @@ fn what(report: &PushReport) -> String {
 }
 
 /// What the user should know of the pushed image.
-pub fn warnings(report: &PushReport) -> Vec<String> {
+pub fn warnings(report: &PushReport) -> Vec<Text> {
     let contents = &report.contents;
     if contents.is_index && contents.platforms.len() == 1 && contents.attestations > 0 {
-        return vec![
-            "an index of one platform with attestations was pushed; AWS Lambda refuses such an index. Push with \
-             `--attestations drop`, or build with `--provenance=false --sbom=false`"
-                .to_owned(),
-        ];
+        return vec![text![
+            "an index of one platform with attestations was pushed; AWS Lambda refuses such an index. Push with ",
+            Setting::Attestations.with("drop"),
+            ", or build with `--provenance=false --sbom=false`",
+        ]];
     }
     Vec::new()
 }

@@ -1,7 +1,9 @@
 //! How sizes, times and errors are written.
 
-use ecr_push::Error;
+use ecr_push::text::Text;
+use ecr_push::{Error, text};
 
+use super::names::{Names, written};
 use crate::ci::printable;
 
 /// Bytes for people, in powers of ten as docker and the AWS console have them.
@@ -17,8 +19,8 @@ pub fn bytes(count: u64) -> String {
 }
 
 /// An error: the sentence, what the service said of it, the causes, what to do.
-pub fn error(error: &Error, verbose: bool) -> Vec<String> {
-    let mut lines = vec![format!("error: {}", printable(error.message()))];
+pub fn error(error: &Error, verbose: bool, names: Names) -> Vec<String> {
+    let mut lines = vec![format!("error: {}", printable(&written(error.message(), names)))];
     let mut facts = vec![format!("{} ({})", error.operation(), error.side())];
     facts.extend(error.code().map(|code| format!("code {code}")));
     facts.extend(error.status().map(|status| format!("status {status}")));
@@ -26,7 +28,11 @@ pub fn error(error: &Error, verbose: bool) -> Vec<String> {
     lines.push(format!("  while: {}", printable(&facts.join(", "))));
     let mut cause = std::error::Error::source(error);
     while let Some(inner) = cause {
-        let text = printable(&inner.to_string());
+        let text = match inner.downcast_ref::<Error>() {
+            Some(error) => written(error.message(), names),
+            None => inner.to_string(),
+        };
+        let text = printable(&text);
         // Many causes only say again what the sentence says.
         if verbose || !lines.iter().any(|line| line.contains(&text)) {
             lines.push(format!("  cause: {text}"));
@@ -34,6 +40,7 @@ pub fn error(error: &Error, verbose: bool) -> Vec<String> {
         cause = inner.source();
     }
     for hint in error.hints() {
+        let hint = written(hint, names);
         let mut parts = hint.lines();
         lines.push(format!("  hint: {}", printable(parts.next().unwrap_or_default())));
         lines.extend(parts.map(|part| format!("    {}", printable(part))));
@@ -42,12 +49,12 @@ pub fn error(error: &Error, verbose: bool) -> Vec<String> {
 }
 
 /// An error in one line: what is wrong, and the first thing to do about it.
-pub fn sentence(error: &Error) -> String {
-    let hint = error.hints().first().and_then(|hint| hint.lines().next());
+pub fn sentence(error: &Error) -> Text {
     // A policy to paste starts with a line that ends in a colon; without the rest that line says nothing.
-    match hint.filter(|hint| !hint.trim_end().ends_with(':')) {
-        Some(hint) => format!("{} (hint: {hint})", error.message()),
-        None => error.message().to_owned(),
+    let is_shown = |hint: &&Text| !hint.contains('\n') && !hint.trim_end().ends_with(':');
+    match error.hints().first().filter(is_shown) {
+        Some(hint) => text![error.message(), " (hint: ", hint, ")"],
+        None => error.message().clone(),
     }
 }
 
@@ -62,41 +69,10 @@ pub fn shortened(text: &str) -> String {
     }
 }
 
-/// What a task calls the flags of the command line, each flag without a value.
-pub type Words = &'static [(&'static str, &'static str)];
-
-/// `text` with each flag in it replaced by the task's own word for it.
-pub fn translated(text: &str, words: Words) -> String {
-    if words.is_empty() {
-        return text.to_owned();
-    }
-    // A command to paste has flags of its own.
-    let (mut rest, command) = text.split_at(text.find(COMMAND).unwrap_or(text.len()));
-    let mut result = String::with_capacity(text.len());
-    while let Some(at) = rest.find("--") {
-        let (before, from) = rest.split_at(at);
-        result.push_str(before);
-        let is_inside = before.chars().next_back().is_some_and(|c| c.is_alphanumeric() || c == '-' || c == '_');
-        let end = 2 + from[2..].find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(from.len() - 2);
-        let flag = from[..end].trim_end_matches('-');
-        let flag = if flag.is_empty() { &from[..2] } else { flag };
-        match words.iter().find(|(known, _)| *known == flag) {
-            Some((_, word)) if !is_inside => result.push_str(word),
-            _ => result.push_str(flag),
-        }
-        rest = &from[flag.len()..];
-    }
-    result.push_str(rest);
-    result.push_str(command);
-    result
-}
-
-/// How the commands begin that hints give.
-const COMMAND: &str = "aws ecr ";
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::names::flags;
     use ecr_push::error::Side;
 
     #[test]
@@ -116,22 +92,6 @@ mod tests {
     }
 
     #[test]
-    fn flags_are_called_what_the_task_calls_them() {
-        const WORDS: Words = &[("--tag", "pushTag"), ("--create-repository", "autoCreateRepository: true")];
-        for (text, expected) in [
-            ("add `--create-repository`.", "add `autoCreateRepository: true`."),
-            ("--tag v1, --tags, a--tag, ---tag, --", "pushTag v1, --tags, a--tag, ---tag, --"),
-            ("größe --tag", "größe pushTag"),
-            ("--", "--"),
-            ("-- --tag--", "-- pushTag--"),
-            ("--tag, or: aws ecr x --tag y", "pushTag, or: aws ecr x --tag y"),
-        ] {
-            assert_eq!(translated(text, WORDS), expected);
-            assert_eq!(translated(text, &[]), text);
-        }
-    }
-
-    #[test]
     fn an_error_says_what_where_why_and_what_to_do() {
         let cause = std::io::Error::other("broken \x1b[31mpipe");
         let shown = Error::new(Side::Destination, "put manifest", "the registry refused")
@@ -147,6 +107,6 @@ mod tests {
             "    {",
             "    }",
         ];
-        assert_eq!(error(&shown, false), expected);
+        assert_eq!(error(&shown, false, flags), expected);
     }
 }

@@ -18,6 +18,8 @@ use super::settings::{AwsSettings, RoleSettings, WebIdentity, check_key, last_fo
 use super::web_identity::WebIdentityProvider;
 use crate::error::{Error, Result, Side};
 use crate::events::{Event, Events};
+use crate::text;
+use crate::text::Setting;
 
 const OPERATION: &str = "find credentials";
 
@@ -182,8 +184,10 @@ fn with_skipped(error: Error, skipped: &[String]) -> Error {
 
 fn none_found(settings: &AwsSettings, skipped: &[String], known_profiles: &[String]) -> Error {
     let Some(profile) = &settings.profile else {
-        let error = Error::new(Side::Credentials, OPERATION, "no AWS credentials were found")
-            .with_hint("set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with --profile");
+        let error = Error::new(Side::Credentials, OPERATION, "no AWS credentials were found").with_hint(text![
+            "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with ",
+            Setting::Profile
+        ]);
         return skipped.iter().fold(error, |error, line| error.with_hint(format!("skipped {line}")));
     };
     let known = known_profiles.iter().any(|name| name == profile);

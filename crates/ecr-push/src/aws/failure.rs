@@ -15,6 +15,8 @@ use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 use super::denial::{self, Target};
 use crate::error::{Error, Retry, Side};
 use crate::http::{connection_sentence, transport_error};
+use crate::text;
+use crate::text::Setting;
 
 /// What the service said.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -216,7 +218,8 @@ pub(super) fn role_failure(role: &str, base: &str, error: &CredentialsError) -> 
         );
     }
     if text.contains("role chaining") {
-        built = built.with_hint("a role assumed with a role lasts one hour at most: --role-duration-seconds 3600");
+        built = built
+            .with_hint(text!["a role assumed with a role lasts one hour at most: ", Setting::RoleDuration.with(3600)]);
     }
     answer.add_to(built)
 }

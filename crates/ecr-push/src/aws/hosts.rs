@@ -7,6 +7,8 @@ use std::net::IpAddr;
 
 use crate::error::{Error, Result};
 use crate::image::{AccountId, Region};
+use crate::text;
+use crate::text::Setting;
 
 /// A group of regions with its own accounts and domain names.
 #[derive(Debug, PartialEq, Eq)]
@@ -158,10 +160,12 @@ pub fn registry_host(account: &AccountId, region: &Region, fips: bool, dual_stac
         )
     };
     if fips && !partition.fips_registry {
-        return Err(missing("FIPS").with_hint("leave out --fips"));
+        return Err(missing("FIPS").with_hint(text!["leave out ", Setting::Fips]));
     }
     let suffix = if dual_stack {
-        partition.registry_dual_stack_suffix.ok_or_else(|| missing("dual-stack").with_hint("leave out --dualstack"))?
+        partition
+            .registry_dual_stack_suffix
+            .ok_or_else(|| missing("dual-stack").with_hint(text!["leave out ", Setting::DualStack]))?
     } else {
         partition.dns_suffix
     };

@@ -6,13 +6,15 @@ use super::ambient::Ambient;
 use super::settings::AwsSettings;
 use crate::error::{Error, Result, Side};
 use crate::image::Region;
+use crate::text;
+use crate::text::{Setting, Text};
 
 const OPERATION: &str = "find the region";
 
 /// Where the region came from, for the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RegionSource {
-    /// `--region`.
+    /// The setting.
     Flag,
     /// The ECR host the user gave.
     Host,
@@ -26,13 +28,19 @@ pub enum RegionSource {
 
 impl fmt::Display for RegionSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Flag => "--region",
-            Self::Host => "the registry host",
-            Self::Environment(name) => name,
-            Self::Profile => "the profile",
-            Self::InstanceMetadata => "instance metadata",
-        })
+        Text::from(self).fmt(f)
+    }
+}
+
+impl From<&RegionSource> for Text {
+    fn from(source: &RegionSource) -> Self {
+        match source {
+            RegionSource::Flag => Setting::Region.into(),
+            RegionSource::Host => "the registry host".into(),
+            RegionSource::Environment(name) => (*name).into(),
+            RegionSource::Profile => "the profile".into(),
+            RegionSource::InstanceMetadata => "instance metadata".into(),
+        }
     }
 }
 
@@ -41,8 +49,12 @@ pub(super) fn from_settings(settings: &AwsSettings) -> Result<Option<(Region, Re
     if let (Some(flag), Some(host)) = (&settings.region, &settings.region_from_host)
         && flag != host
     {
-        return Err(Error::refused(OPERATION, format!("--region says {flag}, but the registry host is in {host}"))
-            .with_hint("leave out --region, or name the host in the other region"));
+        let message = text![Setting::Region, format!(" says {flag}, but the registry host is in {host}")];
+        return Err(Error::refused(OPERATION, message).with_hint(text![
+            "leave out ",
+            Setting::Region,
+            ", or name the host in the other region"
+        ]));
     }
     if let Some(region) = &settings.region {
         return Ok(Some((region.clone(), RegionSource::Flag)));
@@ -78,11 +90,15 @@ fn none_found(settings: &AwsSettings, metadata: &str) -> Error {
         None => "the profile files have none".to_owned(),
     };
     Error::new(Side::Credentials, OPERATION, "no AWS region is known")
-        .with_hint("name it with --region, or AWS_REGION")
-        .with_hint(format!(
-            "looked at: --region and the registry host (not given); AWS_REGION and AWS_DEFAULT_REGION (not set); \
-             {profile}; instance metadata ({metadata})"
-        ))
+        .with_hint(text!["name it with ", Setting::Region, ", or AWS_REGION"])
+        .with_hint(text![
+            "looked at: ",
+            Setting::Region,
+            format!(
+                " and the registry host (not given); AWS_REGION and AWS_DEFAULT_REGION (not set); {profile}; instance \
+                 metadata ({metadata})"
+            ),
+        ])
 }
 
 fn parse(text: &str, place: &str) -> Result<Region> {
@@ -116,7 +132,7 @@ mod tests {
         settings.region_from_host = region("us-west-2");
         assert_eq!(found(&settings), "us-west-2 from the registry host");
         settings.region = region("US_WEST_2");
-        assert_eq!(found(&settings), "us-west-2 from --region");
+        assert_eq!(found(&settings), "us-west-2 from `region`");
         settings.region = region("us-east-1");
         assert!(from_settings(&settings).unwrap_err().is_refused());
         assert!(from_settings(&AwsSettings::default()).unwrap().is_none());

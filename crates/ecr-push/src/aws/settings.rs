@@ -11,6 +11,8 @@ use super::{region, web_identity};
 use crate::error::{Error, Result};
 use crate::http::is_loopback;
 use crate::image::Region;
+use crate::text;
+use crate::text::Setting;
 
 /// The settings. Everything may be left out.
 #[derive(Clone, Debug, Default)]
@@ -182,14 +184,12 @@ impl AwsSettings {
         if !endpoint_given || !(self.fips || self.dual_stack) {
             return Ok(());
         }
-        Err(Error::refused(
-            "choose the endpoint",
-            "a custom endpoint cannot be combined with FIPS or dual-stack",
-        )
-        .with_hint(
-            "leave out --endpoint-url (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_ECR, AWS_ENDPOINT_URL_STS, endpoint_url in the \
-             profile), or --fips and --dualstack (AWS_USE_FIPS_ENDPOINT, AWS_USE_DUALSTACK_ENDPOINT)",
-        ))
+        Err(Error::refused("choose the endpoint", "a custom endpoint cannot be combined with FIPS or dual-stack")
+            .with_hint(text!["leave out ", Setting::EndpointUrl, ", or ", Setting::Fips, " and ", Setting::DualStack])
+            .with_hint(
+                "each may come from the environment too (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_ECR, AWS_ENDPOINT_URL_STS, \
+                 AWS_USE_FIPS_ENDPOINT, AWS_USE_DUALSTACK_ENDPOINT), and the endpoint from the profile (endpoint_url)",
+            ))
     }
 }
 

@@ -60,7 +60,7 @@ const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "AKIAENV12345"), ("AWS_SE
 #[tokio::test]
 async fn keys_in_the_environment_go_first() {
     let result = run(&[KEYS[0], KEYS[1], ("TEST_REGION", "us_west_2"), NO_METADATA]).await;
-    assert_eq!(result, "environment (key …2345) in us-west-2 from --region override=false");
+    assert_eq!(result, "environment (key …2345) in us-west-2 from `region` override=false");
 }
 
 #[tokio::test]
@@ -78,7 +78,7 @@ async fn without_any_source_each_is_listed_and_it_is_quick() {
         assert!(result.contains(expected), "{result}");
     }
     let result = run(&[NO_METADATA]).await;
-    assert!(result.starts_with("no AWS region is known | name it with --region"), "{result}");
+    assert!(result.starts_with("no AWS region is known | name it with `region`"), "{result}");
     assert!(result.contains("switched off by AWS_EC2_METADATA_DISABLED"), "{result}");
     assert!(started.elapsed() < Duration::from_secs(6));
 }
@@ -153,7 +153,7 @@ async fn a_web_identity_is_exchanged_at_sts() {
     let sts = ("AWS_ENDPOINT_URL_STS", server.url.as_str());
     let region = ("TEST_REGION", "us-east-1");
     let result = run(&[file, ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/good"), sts, region, NO_METADATA]).await;
-    assert_eq!(result, "web identity (key …6789) in us-east-1 from --region override=false");
+    assert_eq!(result, "web identity (key …6789) in us-east-1 from `region` override=false");
     let result = run(&[file, ("AWS_ROLE_ARN", "arn:aws:iam::123456789012:role/bad"), sts, region, NO_METADATA]).await;
     assert!(
         result.starts_with("the credentials from web identity cannot be used: Not authorized to perform sts:"),

@@ -101,7 +101,7 @@ fn secrets(heard: &Mutex<Vec<Event>>) -> Vec<String> {
 fn notices(heard: &Mutex<Vec<Event>>) -> Vec<String> {
     let heard = heard.lock().unwrap();
     let notice = |event: &Event| match event {
-        Event::Notice(text) => Some(text.clone()),
+        Event::Notice(text) => Some(text.to_string()),
         _ => None,
     };
     heard.iter().filter_map(notice).collect()

@@ -133,11 +133,7 @@ impl WebIdentityProvider {
                     "tried {tries} times; token and role may take {seconds} s together, and another try would take longer"
                 )));
             }
-            self.events.emit(Event::Retrying {
-                what: operation.to_owned(),
-                why: error.message().to_owned(),
-                wait: pause,
-            });
+            self.events.emit(Event::Retrying { what: operation.to_owned(), why: error.message().clone(), wait: pause });
             tokio::time::sleep(pause).await;
             wait *= 2;
         }

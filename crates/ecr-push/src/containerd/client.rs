@@ -15,6 +15,8 @@ use super::{ContainerdImage, ContainerdSettings, name};
 use crate::engine::near_names;
 use crate::error::{Error, Result, Side};
 use crate::image::Digest;
+use crate::text;
+use crate::text::{Setting, Text};
 
 /// containerd's own, that of k3s and rke2, and that of a docker which starts its own containerd.
 const SOCKETS: [&str; 3] = [
@@ -166,19 +168,22 @@ impl Containerd {
     }
 
     /// Where the image may be instead: a user of Kubernetes easily forgets the namespace.
-    async fn elsewhere(&self, name: &str) -> Result<String> {
+    async fn elsewhere(&self, name: &str) -> Result<Text> {
         let Inner { connection, namespace, .. } = &*self.0;
         let there = connection.call(&messages::NAMESPACES, namespace, Vec::new(), messages::namespaces).await?;
         for other in there.iter().filter(|other| *other != namespace).take(MOST_LISTED) {
             if self.named(name, other).await?.is_some() {
-                return Ok(format!("the namespace {other} has it: add `--containerd-namespace {other}`"));
+                return Ok(text![
+                    format!("the namespace {other} has it: add "),
+                    Setting::ContainerdNamespace.with(other)
+                ]);
             }
         }
         let listed = listed(there.iter().map(String::as_str));
         Ok(if there.contains(namespace) {
-            format!("namespaces there: {listed}")
+            format!("namespaces there: {listed}").into()
         } else {
-            format!("there is no namespace {namespace}; namespaces there: {listed}")
+            format!("there is no namespace {namespace}; namespaces there: {listed}").into()
         })
     }
 }
@@ -249,5 +254,5 @@ fn first_socket(settings: &ContainerdSettings) -> Result<PathBuf> {
     let tried: Vec<_> = candidates.iter().map(|path| path.display().to_string()).collect();
     let message = format!("no containerd was found; there is no socket at {}", tried.join(", "));
     Err(Error::new(Side::Source, "find containerd", message)
-        .with_hint("start containerd, or name its socket with `--containerd-address`"))
+        .with_hint(text!["start containerd, or name its socket with ", Setting::ContainerdAddress]))
 }

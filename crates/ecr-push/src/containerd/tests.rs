@@ -117,7 +117,7 @@ async fn an_unknown_image_is_explained() {
 
     let other = connect_in(&fake, "default").await;
     let error = other.image("app:v1").await.unwrap_err();
-    let elsewhere = "the namespace k8s.io has it: add `--containerd-namespace k8s.io`";
+    let elsewhere = "the namespace k8s.io has it: add `containerd_namespace: k8s.io`";
     assert_eq!(error.hints(), [elsewhere, "this namespace has no image"]);
     let error = connect_in(&fake, "prod").await.image("web").await.unwrap_err();
     let nowhere = "there is no namespace prod; namespaces there: default, k8s.io";

@@ -14,8 +14,10 @@ use std::sync::Arc;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::error::{Error, Result};
+use crate::text;
+use crate::text::Setting;
 
-const OPERATION: &str = "parse --connect-to";
+const OPERATION: &str = "parse connection rule";
 
 /// One rule. Empty `host` and `port` match any, empty `to_host` and `to_port` keep what the URL says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,10 +45,14 @@ impl FromStr for ConnectTo {
     fn from_str(text: &str) -> Result<Self> {
         if text.contains('@') {
             // What is before it may be a password.
-            return Err(Error::refused(OPERATION, "`--connect-to` takes addresses only, no user or password"));
+            return Err(Error::refused(
+                OPERATION,
+                text![Setting::ConnectTo, " takes addresses only, no user or password"],
+            ));
         }
         let refuse = |what: &str| {
-            Error::refused(OPERATION, format!("`--connect-to {text}` cannot be understood: {what}"))
+            let message = text![Setting::ConnectTo.with(text), format!(" cannot be understood: {what}")];
+            Error::refused(OPERATION, message)
                 .with_hint("write HOST:PORT:ADDRESS:PORT, with IPv6 addresses in brackets")
         };
         let fields = split(text).ok_or_else(|| refuse("four parts separated by `:` are expected"))?;
@@ -106,14 +112,14 @@ pub(super) fn checked(rules: &[ConnectTo]) -> Result<Vec<ConnectTo>> {
         if twice {
             return Err(Error::refused(
                 OPERATION,
-                format!("`--connect-to {rule}`: there is already a rule for this host"),
+                text![Setting::ConnectTo.with(rule), ": there is already a rule for this host"],
             ));
         }
         let default_port = matches!(rule.port, None | Some(80 | 443));
         if !default_port && rule.to_port.is_some_and(|to| Some(to) != rule.port) {
             return Err(Error::refused(
                 OPERATION,
-                format!("`--connect-to {rule}`: the port can be changed only for URLs on port 443 or 80"),
+                text![Setting::ConnectTo.with(rule), ": the port can be changed only for URLs on port 443 or 80"],
             ));
         }
     }

@@ -8,6 +8,8 @@ use std::io::ErrorKind;
 use reqwest::Url;
 
 use crate::error::{Error, Retry, Side};
+use crate::text;
+use crate::text::{Setting, Text};
 
 /// One clear sentence for a request that got no whole answer. The URL's user and query are never shown.
 pub fn transport_error(side: Side, operation: impl Into<String>, error: &reqwest::Error, url: &Url) -> Error {
@@ -21,7 +23,7 @@ pub fn transport_error(side: Side, operation: impl Into<String>, error: &reqwest
 }
 
 /// The sentence, the verdict, and a hint.
-pub(crate) fn connection_sentence(error: &reqwest::Error, url: &Url) -> (String, Retry, Option<String>) {
+pub(crate) fn connection_sentence(error: &reqwest::Error, url: &Url) -> (String, Retry, Option<Text>) {
     let host = shown_host(url);
     let text = innermost(error);
     // hyper-util's tunnel error, whose type is not public: the proxy itself could not be reached.
@@ -70,7 +72,7 @@ pub(crate) fn connection_sentence(error: &reqwest::Error, url: &Url) -> (String,
     (sentence, Retry::Backoff, None)
 }
 
-fn connect_failure(error: &reqwest::Error, host: &str, text: &str) -> (String, Retry, Option<String>) {
+fn connect_failure(error: &reqwest::Error, host: &str, text: &str) -> (String, Retry, Option<Text>) {
     if text.contains("proxy authorization required") {
         return (
             format!("the proxy on the way to {host} asks for a user and password"),
@@ -88,7 +90,7 @@ fn connect_failure(error: &reqwest::Error, host: &str, text: &str) -> (String, R
     match io_kind(error) {
         Some(ErrorKind::ConnectionRefused) => {
             let hint = "check the proxy's address (HTTPS_PROXY, HTTP_PROXY), or name the host in NO_PROXY";
-            let hint = host.starts_with("the proxy").then(|| hint.to_owned());
+            let hint = host.starts_with("the proxy").then(|| hint.into());
             (format!("{host} refused the connection"), Retry::Backoff, hint)
         }
         Some(ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable) => {
@@ -103,28 +105,41 @@ fn connect_failure(error: &reqwest::Error, host: &str, text: &str) -> (String, R
     }
 }
 
-fn tls_failure(host: &str, text: &str) -> (String, Retry, Option<String>) {
-    let ca_hint = "if a proxy inspects TLS here, or the registry has its own CA, name its certificate file: --ca-bundle FILE (or AWS_CA_BUNDLE)";
+fn tls_failure(host: &str, text: &str) -> (String, Retry, Option<Text>) {
+    let ca_hint = || {
+        Some(text![
+            "if a proxy inspects TLS here, or the registry has its own CA, name its certificate file with ",
+            Setting::CaBundle.with("FILE"),
+        ])
+    };
     let has = |word: &str| text.contains(word);
     if has("CaUsedAsEndEntity") {
         return (
-            format!("{host} shows a CA's own certificate (CA:TRUE) as its own, which is not accepted here even from a trusted CA"),
+            format!(
+                "{host} shows a CA's own certificate (CA:TRUE) as its own, which is not accepted here even from a trusted CA"
+            ),
             Retry::Never,
-            Some("give the server a certificate without CA:TRUE, signed by that CA, and name the CA's file with --ca-bundle".into()),
+            Some(text![
+                "give the server a certificate without CA:TRUE, signed by that CA, and name the CA's file with ",
+                Setting::CaBundle
+            ]),
         );
     }
     let (sentence, hint) = if has("UnknownIssuer") || has("CaUsedAsEndEntity") || has("BadSignature") {
-        (format!("the certificate of {host} was issued by a CA that is not trusted here"), Some(ca_hint))
+        (format!("the certificate of {host} was issued by a CA that is not trusted here"), ca_hint())
     } else if has("NotValidForName") || has("not valid for name") {
         (format!("the certificate of {host} is for another name: {text}"), None)
     } else if has("Expired") || has("expired") {
         (format!("the certificate of {host} has expired, or the clock of this machine is wrong"), None)
     } else if has("InvalidContentType") || has("corrupt message") {
-        (format!("{host} does not speak TLS on this port"), Some("for a registry without TLS use --plain-http"))
+        (
+            format!("{host} does not speak TLS on this port"),
+            Some(text!["for a registry without TLS use ", Setting::PlainHttp]),
+        )
     } else {
-        (format!("the TLS handshake with {host} failed: {text}"), Some(ca_hint))
+        (format!("the TLS handshake with {host} failed: {text}"), ca_hint())
     };
-    (sentence, Retry::Never, hint.map(Into::into))
+    (sentence, Retry::Never, hint)
 }
 
 /// The host, with the port where the URL has one.

@@ -19,6 +19,8 @@ use std::time::Duration;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 use crate::error::{Error, Result, Side};
+use crate::text;
+use crate::text::Setting;
 
 pub use connect_to::ConnectTo;
 pub use error::transport_error;
@@ -177,7 +179,7 @@ fn build_error(error: &reqwest::Error) -> Error {
         "set up the HTTP client",
         format!("the HTTP client cannot be set up: {}", error::innermost(error)),
     )
-    .with_hint("a CA file may hold a certificate that cannot be understood: check `--ca-bundle`")
+    .with_hint(text!["a CA file may hold a certificate that cannot be understood: check ", Setting::CaBundle])
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 
 use super::*;
 use crate::error::Retry;
+use crate::text::Setting;
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nhi";
 
@@ -111,7 +112,7 @@ async fn an_unknown_issuer_is_told_with_the_flag_that_helps() {
     let http = http(HttpSettings { connect_to: vec![rule.parse().unwrap()], ..HttpSettings::default() });
     let error = failure(&http, "https://registry.example/v2/?secret=1").await;
     assert!(error.message().contains("registry.example was issued by a CA"), "{error}");
-    assert!(error.hints()[0].contains("--ca-bundle"));
+    assert!(error.hints()[0].names(Setting::CaBundle));
     assert_eq!(error.retry(), Retry::Never);
 }
 

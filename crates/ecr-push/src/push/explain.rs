@@ -3,6 +3,8 @@
 use super::destination::{ACTIONS, Destination, Ecr};
 use crate::aws::{self, Target, denial_error, is_quota, quota_hint, throttle_hint};
 use crate::error::{Error, Retry, Side};
+use crate::text;
+use crate::text::Setting;
 
 impl Destination {
     /// What is behind an upload that the registry cut off at its start.
@@ -27,7 +29,7 @@ impl Destination {
             missing = missing.with_request_id(id);
         }
         missing
-            .with_hint("push with `--create-repository` to have it created")
+            .with_hint(text!["push with ", Setting::CreateRepository, " to have it created"])
             .with_hint(format!(
                 "or create it: aws ecr create-repository --repository-name {} --region {}",
                 ecr.name, ecr.region
@@ -45,7 +47,7 @@ impl Destination {
         if is_quota(error.code(), error.status(), error.message()) {
             let hint = quota_hint(error.message());
             let text = format!("a quota of Amazon ECR is reached: {}", error.message());
-            return error.reworded(text).with_hints(vec![hint]);
+            return error.reworded(text).with_hints(vec![hint.into()]);
         }
         let action = ACTIONS.iter().find(|(operation, _)| *operation == error.operation()).map(|(_, action)| *action);
         if error.retry() == Retry::Throttled

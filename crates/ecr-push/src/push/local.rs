@@ -68,7 +68,7 @@ impl LocalImage {
             // Somebody gave the name to another image.
             Ok(_) => Ok(()),
             Err(error) if error.status() == Some(404) => Ok(()),
-            Err(error) => Err(error.prefixed(&format!("`{name}` was not removed: "))),
+            Err(error) => Err(error.prefixed(format!("`{name}` was not removed: "))),
         }
     }
 

@@ -151,20 +151,18 @@ impl Mounts {
         let refused = self.lock().refused;
         let Some(ecr) = self.destination.ecr.as_ref().filter(|_| refused > 0) else { return };
         let bytes = words(refused);
-        let how = "aws ecr put-account-setting --name BLOB_MOUNTING --value ENABLED";
+        let how = format!("aws ecr put-account-setting --name BLOB_MOUNTING --value ENABLED --region {}", ecr.region);
         self.events.notice(match ecr.api.mounts_blobs(SETTING).await {
             Ok(false) => format!(
-                "blob mounting is off in this account and region; with it {bytes} need not have been sent: {how} --region {}",
-                ecr.region
+                "blob mounting is off in this account and region; with it {bytes} need not have been sent: {how}"
             ),
             Ok(true) => format!(
                 "{bytes} were not mounted though blob mounting is on: both repositories need the same encryption, and the \
                  other one an image that uses the layer"
             ),
-            Err(_) => format!(
-                "{bytes} were not mounted; if blob mounting is off in this account and region: {how} --region {}",
-                ecr.region
-            ),
+            Err(_) => {
+                format!("{bytes} were not mounted; if blob mounting is off in this account and region: {how}")
+            }
         });
     }
 }

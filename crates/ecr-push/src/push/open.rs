@@ -15,6 +15,8 @@ use crate::http::Http;
 use crate::image::{AccountId, RepositoryName};
 use crate::registry::{Auth, DockerConfig, FetchToken, FetchedToken, Pace, Repository};
 use crate::retry::RetryBudget;
+use crate::text;
+use crate::text::Setting;
 
 impl Destination {
     /// Resolves credentials and region, fetches the first token.
@@ -54,12 +56,11 @@ impl Destination {
         }
         check_endpoint_kind(&aws)?;
         let api = EcrApi::connect(http, &aws, events).await?;
-        events.notice(format!(
-            "region {} ({}), credentials from {}",
-            api.region(),
+        events.notice(text![
+            format!("region {} (", api.region()),
             api.region_source(),
-            api.credential_source()
-        ));
+            format!("), credentials from {}", api.credential_source()),
+        ]);
         for skipped in api.skipped_sources() {
             events.emit(Event::Detail(format!("credentials not from {skipped}")));
         }
@@ -73,7 +74,8 @@ impl Destination {
             let account = account.as_ref().ok_or_else(|| {
                 let text =
                     format!("the account cannot be told from the address `{}` that ECR gave", token.proxy_endpoint);
-                Error::new(Side::Destination, "find registry", text).with_hint("name the account with `--registry-id`")
+                Error::new(Side::Destination, "find registry", text)
+                    .with_hint(text!["name the account with ", Setting::RegistryId])
             })?;
             format!("https://{}", registry_host(account, &region, aws.fips, aws.dual_stack)?)
         };
@@ -201,8 +203,11 @@ fn checked_base_with(base: Url, plain_http: bool) -> Result<Url> {
         return Err(Error::refused("open registry", format!("plain http is never spoken to {host}, an AWS host")));
     }
     if !plain_http {
-        return Err(Error::refused("open registry", format!("{host} would be reached without TLS"))
-            .with_hint("add `--plain-http` if this is meant"));
+        return Err(Error::refused("open registry", format!("{host} would be reached without TLS")).with_hint(text![
+            "add ",
+            Setting::PlainHttp,
+            " if this is meant"
+        ]));
     }
     Ok(base)
 }

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{Error, Result, Side};
 use crate::image::{Digest, Hasher};
 use crate::source::Content;
+use crate::text;
+use crate::text::Setting;
 
 /// A place for temporary files.
 #[derive(Clone)]
@@ -72,8 +74,8 @@ impl Spool {
             let text = format!("no temporary file can be made in {}: {error}", self.directory.display());
             // EMFILE and ENFILE have no kind of their own.
             let hint = match error.raw_os_error() {
-                Some(23 | 24) if cfg!(unix) => "allow more open files (`ulimit -n`)",
-                _ => "choose another directory with `--temp-dir`",
+                Some(23 | 24) if cfg!(unix) => "allow more open files (`ulimit -n`)".into(),
+                _ => text!["choose another directory with ", Setting::TempDir],
             };
             Error::new(Side::Local, "open temporary file", text).with_source(error).with_hint(hint)
         })?;
@@ -112,7 +114,7 @@ impl Writer {
         Some(
             Error::new(Side::Local, "write temporary file", text)
                 .with_source(error)
-                .with_hint("free some space, or choose another directory with `--temp-dir`"),
+                .with_hint(text!["free some space, or choose another directory with ", Setting::TempDir]),
         )
     }
 }

@@ -8,6 +8,8 @@ use serde::Deserialize;
 
 use super::retry_for;
 use crate::error::{Error, Retry, Side, cut};
+use crate::text;
+use crate::text::Setting;
 
 /// How much of an error's body is read.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -120,9 +122,11 @@ fn is_scheme(word: &str) -> bool {
 fn explain(error: Error, repository: &str) -> Error {
     let code = error.code().unwrap_or_default().to_owned();
     match (code.as_str(), error.status()) {
-        ("NAME_UNKNOWN", _) => error.with_hint(format!(
-            "create the repository `{repository}` first, or push with `--create-repository`; if it exists, check account and region"
-        )),
+        ("NAME_UNKNOWN", _) => error.with_hint(text![
+            format!("create the repository `{repository}` first, or push with "),
+            Setting::CreateRepository,
+            "; if it exists, check account and region",
+        ]),
         // 405 from ECR means that a parameter is not liked, usually the manifest (ecr-facts 4.2).
         ("UNSUPPORTED", Some(405)) => {
             error.with_hint("Amazon ECR refuses this manifest or name; the text above names the rule").with_retry(Retry::Never)

@@ -33,6 +33,7 @@ pub use spec::SourceSpec;
 
 use crate::error::{Error, Result, Side};
 use crate::image::{DiffId, Digest, Manifest, Platform};
+use crate::text::Text;
 
 /// What is known of an image before any layer is read.
 #[derive(Clone, Debug, Default)]
@@ -358,7 +359,7 @@ fn read_file_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize
 pub(crate) const DOCUMENT_LIMIT: u64 = 8 << 20;
 
 /// A failure of the source.
-pub(crate) fn source_error(operation: &str, message: impl Into<String>) -> Error {
+pub(crate) fn source_error(operation: &str, message: impl Into<Text>) -> Error {
     Error::new(Side::Source, operation, message)
 }
 

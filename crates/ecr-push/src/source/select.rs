@@ -10,6 +10,8 @@ use super::reference::{Reference, named};
 use super::{Chosen, Content, Contents, Image, Named, source_error};
 use crate::error::{Error, Result};
 use crate::image::{Config, Descriptor, Digest, Entry, Kind, Manifest, MediaType, Platform, reindex};
+use crate::text;
+use crate::text::Setting;
 
 /// How deep indexes may be nested.
 const MAX_DEPTH: usize = 4;
@@ -385,9 +387,11 @@ impl<'a> Walk<'a> {
             format!("{} lacks the content of {}{present}", self.blobs.name(), self.missing.join(", ")),
         );
         match self.contents.platforms.first() {
-            Some(platform) => {
-                error.with_hint(format!("push one platform with `--platform {platform}`, or pull the others first"))
-            }
+            Some(platform) => error.with_hint(text![
+                "push one platform with ",
+                Setting::Platform.with(platform),
+                ", or pull the others first"
+            ]),
             None => error.with_hint("pull or build the image again"),
         }
     }

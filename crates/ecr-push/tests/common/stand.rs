@@ -111,7 +111,8 @@ pub async fn push_with_log(request: PushRequest) -> (Result<PushReport>, Vec<Str
         Events::new(move |event| {
             let line = match event {
                 Event::Warning(text) => format!("warning: {text}"),
-                Event::Notice(text) | Event::Detail(text) => text,
+                Event::Notice(text) => text.to_string(),
+                Event::Detail(text) => text,
                 Event::Retrying { what, why, .. } => format!("retry {what}: {why}"),
                 _ => return,
             };

@@ -21,7 +21,7 @@ const DURATION: u64 = 900;
 pub fn choose(agent: &Agent<'_>, connection: Option<&str>, aws: &mut AwsSettings, reporter: &Reporter) -> Result<()> {
     let duration = duration(agent, reporter);
     if let Some(id) = connection {
-        reporter.notice(&format!("...configuring AWS credentials from service endpoint '{id}'"));
+        reporter.notice(format!("...configuring AWS credentials from service endpoint '{id}'"));
         let connection = agent.connection(id)?.ok_or_else(|| unknown_connection(id))?;
         return from_connection(agent, &connection, duration, aws, reporter);
     }
@@ -105,14 +105,14 @@ fn from_connection(
         }
         role => {
             if connection.wants_oidc() {
-                reporter.warning(&format!(
+                reporter.warning(format!(
                     "the service connection '{}' asks for OIDC and has keys: the keys are used",
                     connection.id
                 ));
             }
             if !has_keys {
                 let what = if role.is_some() { "a role and no keys" } else { "neither keys nor a role" };
-                reporter.notice(&format!(
+                reporter.notice(format!(
                     "...the service connection has {what}: the credentials of the build's host are used"
                 ));
             }
@@ -167,7 +167,7 @@ fn duration(agent: &Agent<'_>, reporter: &Reporter) -> Duration {
     let digits: String = text.strip_prefix('+').unwrap_or(&text).chars().take_while(char::is_ascii_digit).collect();
     let seconds = digits.parse::<u64>().ok().filter(|seconds| (900..=43_200).contains(seconds));
     if seconds.is_none() {
-        reporter.warning(&format!("Invalid credential duration '{text}', minimum is 900, max 43200"));
+        reporter.warning(format!("Invalid credential duration '{text}', minimum is 900, max 43200"));
     }
     Duration::from_secs(seconds.unwrap_or(DURATION))
 }

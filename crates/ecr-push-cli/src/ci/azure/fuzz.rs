@@ -3,7 +3,7 @@
 use super::agent::Agent;
 use super::commands;
 use super::inputs::{Inputs, forced};
-use super::{System, WORDS, request};
+use super::{System, name, request};
 use crate::environment::Environment;
 use crate::fuzzing::check_refusal;
 use crate::report::Reporter;
@@ -11,7 +11,7 @@ use crate::report::Reporter;
 /// The task up to its first call.
 pub fn task(environment: &Environment) {
     let agent = Agent(environment);
-    let reporter = Reporter::silent(System::Azure, WORDS);
+    let reporter = Reporter::silent(System::Azure, name);
     let connection = agent.input("awsCredentials").and_then(|id| agent.connection(&id).ok().flatten());
     let secrets = agent.secrets(connection.as_ref());
     secrets.iter().for_each(|secret| reporter.secret(secret));

@@ -36,7 +36,7 @@ pub enum Image {
 }
 
 /// Every input there is, with its default.
-const INPUTS: [(&str, &str); 14] = [
+pub const INPUTS: [(&str, &str); 14] = [
     ("awsCredentials", ""),
     ("regionName", ""),
     ("imageSource", "imagename"),

@@ -14,13 +14,13 @@ mod inputs;
 use ecr_push::aws::{RegistryHost, is_aws_host};
 use ecr_push::push::{PushReport, PushRequest};
 use ecr_push::source::SourceSpec;
-use ecr_push::{Error, Result};
+use ecr_push::{Error, Result, Setting, Text};
 
 use super::System;
 use crate::args::{AzureTaskArgs, PushArgs};
 use crate::environment::Environment;
 use crate::platform::Stops;
-use crate::report::{self, Reporter, Words};
+use crate::report::{self, Name, Reporter};
 use crate::request;
 use crate::run::{self, Afterwards, End, until_stopped};
 use agent::Agent;
@@ -29,58 +29,73 @@ use inputs::{Image, Inputs, forced};
 /// The agent takes any other status for a failure of the task's machinery, and says so in the log.
 const ENDED: u8 = 0;
 
-/// What the task calls the flags of the command line.
-const WORDS: Words = &[
-    ("--attestations", "the command line's `--attestations`"),
-    ("--ca-bundle", "AWS_CA_BUNDLE"),
-    ("--connect-to", "the command line's `--connect-to`"),
-    ("--containerd-address", "the variable CONTAINERD_ADDRESS"),
-    ("--containerd-namespace", "the variable CONTAINERD_NAMESPACE"),
-    ("--create-repository", "autoCreateRepository: true"),
-    ("--dry-run", "the command line's `--dry-run`"),
-    ("--dualstack", "AWS_USE_DUALSTACK_ENDPOINT"),
-    ("--endpoint-url", "AWS_ENDPOINT_URL"),
-    ("--external-id", "the service connection's external ID"),
-    ("--fips", "AWS_USE_FIPS_ENDPOINT"),
-    ("--plain-http", "the command line's `--plain-http`"),
-    ("--platform", "the command line's `--platform`"),
-    ("--profile", "AWS_PROFILE"),
-    ("--region", "regionName"),
-    ("--registry-id", "the command line's `--registry-id`"),
-    ("--repository", "repositoryName"),
-    ("--retry-budget", "the command line's `--retry-budget`"),
-    ("--role-arn", "the service connection's role"),
-    ("--role-duration-seconds", "the variable aws.rolecredential.maxduration:"),
-    ("--role-session-name", "the service connection's role session name"),
-    ("--tag", "pushTag"),
-    ("--temp-dir", "TMPDIR"),
-    ("--to", "the command line's `--to`"),
-];
+/// What the task calls a setting.
+fn name(setting: Setting) -> Name {
+    match setting {
+        Setting::CaBundle => Name::Variable("AWS_CA_BUNDLE"),
+        Setting::CacheDir => Name::Variable("XDG_CACHE_HOME"),
+        Setting::ContainerdAddress => Name::Variable("CONTAINERD_ADDRESS"),
+        Setting::ContainerdNamespace => Name::Variable("CONTAINERD_NAMESPACE"),
+        Setting::CreateRepository => Name::Switch("autoCreateRepository"),
+        Setting::DockerContext => Name::Variable("DOCKER_CONTEXT"),
+        Setting::DockerHost => Name::Variable("DOCKER_HOST"),
+        Setting::DualStack => Name::Variable("AWS_USE_DUALSTACK_ENDPOINT"),
+        Setting::EndpointUrl => Name::Variable("AWS_ENDPOINT_URL"),
+        Setting::ExternalId => Name::Phrase("the service connection's external ID"),
+        Setting::Fips => Name::Variable("AWS_USE_FIPS_ENDPOINT"),
+        Setting::Profile => Name::Variable("AWS_PROFILE"),
+        Setting::Region => Name::Input("regionName"),
+        Setting::Repository => Name::Input("repositoryName"),
+        Setting::RoleArn => Name::Phrase("the service connection's role"),
+        Setting::RoleDuration => Name::Phrase("the variable aws.rolecredential.maxduration"),
+        Setting::RoleSessionName => Name::Phrase("the service connection's role session name"),
+        Setting::Tag => Name::Input("pushTag"),
+        Setting::TempDir => Name::Variable("TMPDIR"),
+        Setting::Attestations
+        | Setting::Compression
+        | Setting::ConnectTo
+        | Setting::DryRun
+        | Setting::EngineStore
+        | Setting::Jobs
+        | Setting::MountFrom
+        | Setting::OutputFile
+        | Setting::PlainHttp
+        | Setting::Platform
+        | Setting::RegistryId
+        | Setting::RetryBudget
+        | Setting::Reuse
+        | Setting::ReuseFrom
+        | Setting::TagLocal
+        | Setting::Threads
+        | Setting::To
+        | Setting::WebIdentityTokenEnv => Name::Elsewhere,
+    }
+}
 
 /// Runs the task. Answers the exit status.
 pub async fn task(args: &AzureTaskArgs, environment: &Environment) -> u8 {
     let mut stops = Stops::listen().with_parent_pipe(args.parent_pipe);
-    let reporter = Reporter::of_task(System::Azure, WORDS);
+    let reporter = Reporter::of_task(System::Azure, name);
     let agent = Agent(environment);
     // Before anything else can be logged. A connection that is wrong is told later.
     let connection = agent.input("awsCredentials").and_then(|id| agent.connection(&id).ok().flatten());
     agent.secrets(connection.as_ref()).iter().for_each(|secret| reporter.secret(secret));
-    let complete = |result: &str, text: &str| {
+    let complete = |result: &str, text: Text| {
         let text = System::Azure.text(&reporter.said(text));
         reporter.command(&commands::command("task.complete", &[("result", result)], &text));
         ENDED
     };
     match until_stopped(&mut stops, push(&agent, &reporter)).await {
-        End::Done(Ok(true)) => complete("Succeeded", ""),
-        End::Done(Ok(false)) => complete("SucceededWithIssues", ""),
+        End::Done(Ok(true)) => complete("Succeeded", Text::default()),
+        End::Done(Ok(false)) => complete("SucceededWithIssues", Text::default()),
         End::Done(Err(error)) => {
             let error = in_upstreams_words(error);
             reporter.failed(&error);
-            complete("Failed", &report::sentence(&error))
+            complete("Failed", report::sentence(&error))
         }
         End::Stopped(_) => {
             let text = reporter.stopped();
-            complete("Failed", &text)
+            complete("Failed", text.into())
         }
     }
 }
@@ -105,7 +120,7 @@ async fn push(agent: &Agent<'_>, reporter: &Reporter) -> Result<bool> {
     set_variables(&inputs, &report, reporter);
     let afterwards = if inputs.remove_image { Afterwards::Remove } else { Afterwards::Tag };
     let failed = afterwards.run(&report, reporter).await;
-    failed.iter().for_each(|error| reporter.warning(&report::sentence(error)));
+    failed.iter().for_each(|error| reporter.warning(report::sentence(error)));
     show_summary(agent, &report, source, reporter);
     Ok(failed.is_empty())
 }
@@ -156,7 +171,7 @@ fn repository(inputs: &Inputs) -> Result<String> {
 fn warn_of_naming(inputs: &Inputs, reporter: &Reporter) {
     let name = &inputs.repository;
     if inputs.force_naming && name.contains('/') {
-        reporter.warning(&format!(
+        reporter.warning(format!(
             "`forceDockerNamingConventions` deletes `/`: `{name}` becomes `{}`, another repository than `{}`",
             forced(name),
             name.to_lowercase()
@@ -173,7 +188,7 @@ fn set_variables(inputs: &Inputs, report: &PushReport, reporter: &Reporter) {
     if let Some(name) = &inputs.output_variable {
         let odd = |c: char| !c.is_alphanumeric() && !"._-".contains(c);
         if name.contains(odd) {
-            reporter.warning(&format!("`outputVariable` is `{name}`, a name that not every step can read"));
+            reporter.warning(format!("`outputVariable` is `{name}`, a name that not every step can read"));
         }
         // A tag that was left empty on purpose is left out, though `latest` is pushed.
         let value = match inputs.tags.first() {
@@ -229,40 +244,21 @@ fn in_upstreams_words(error: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ecr_push::text;
 
     #[test]
-    fn every_flag_in_a_sentence_of_ours_has_a_word_in_the_task() {
-        // The sources are what can be read here; a flag in a comment does no harm.
-        let mut folders = vec![std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../ecr-push/src")];
-        let mut flags = std::collections::BTreeSet::new();
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    folders.push(path);
-                    continue;
-                }
-                if path.to_string_lossy().contains("test") {
-                    continue;
-                }
-                let text = std::fs::read_to_string(&path).unwrap();
-                let text = text.split("#[cfg(test)]").next().unwrap();
-                for line in text.lines().filter(|line| !line.trim_start().starts_with("//")) {
-                    for (at, _) in line.match_indices("--") {
-                        let flag: String =
-                            line[at..].chars().take_while(|c| c.is_ascii_lowercase() || *c == '-').collect();
-                        if flag.len() > 2 && !flag.starts_with("---") {
-                            flags.insert(flag);
-                        }
-                    }
-                }
+    fn every_input_that_a_sentence_names_is_one_of_the_task() {
+        for setting in Setting::ALL {
+            if let Name::Input(input) | Name::Switch(input) = name(*setting) {
+                assert!(inputs::INPUTS.iter().any(|(known, _)| *known == input), "{input}");
             }
         }
-        assert!(flags.contains("--region") && flags.contains("--create-repository"), "{flags:?}");
-        // Flags of others: docker's, and the AWS CLI's in a hint.
-        flags.retain(|flag| !["--all", "--host", "--name", "--repository-name", "--value"].contains(&flag.as_str()));
-        let known = |flag: &String| WORDS.iter().any(|(known, _)| known == flag);
-        let unknown: Vec<&String> = flags.iter().filter(|flag| !known(flag)).collect();
-        assert!(unknown.is_empty(), "{unknown:?}");
+    }
+
+    #[test]
+    fn a_flag_that_the_task_has_no_input_for_is_quoted_once() {
+        let budget = text![Setting::RetryBudget, " sets how long, and ", Setting::CreateRepository, " nothing"];
+        let expected = "the command line's `--retry-budget` sets how long, and `autoCreateRepository: true` nothing";
+        assert_eq!(Reporter::silent(System::Azure, name).said(budget), expected);
     }
 }

@@ -1,6 +1,6 @@
 //! Environments that no runner gives: see [`crate::fuzzing`].
 
-use super::{Runner, System, TOKEN, WORDS};
+use super::{Runner, System, TOKEN, name};
 use crate::environment::Environment;
 use crate::fuzzing::check_refusal;
 use crate::report::Reporter;
@@ -8,7 +8,7 @@ use crate::report::Reporter;
 /// The action up to its first call.
 pub fn action(environment: &Environment) {
     let runner = Runner(environment);
-    let reporter = Reporter::silent(System::GitHub, WORDS);
+    let reporter = Reporter::silent(System::GitHub, name);
     let names = ["AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", TOKEN];
     let secrets: Vec<String> = names.iter().filter_map(|name| environment.text(name)).collect();
     secrets.iter().for_each(|secret| reporter.secret(secret));

@@ -13,30 +13,60 @@ use std::time::Duration;
 use ecr_push::aws::{AwsSettings, IdentityToken, RoleSettings, TokenMethod, TokenRequest, WebIdentity};
 use ecr_push::error::Side;
 use ecr_push::push::PushReport;
-use ecr_push::{Error, Result};
+use ecr_push::{Error, Result, Setting};
 use secrecy::SecretString;
 
 use super::System;
 use crate::args::PushArgs;
 use crate::environment::Environment;
 use crate::platform::Stops;
-use crate::report::{self, Reporter, Words};
+use crate::report::{self, Name, Reporter};
 use crate::request::{self, Request};
 use crate::run::{self, End, until_stopped};
 use crate::{PUSHED, SECRETS, UNFINISHED, status};
 
-/// What the action calls the flags of the command line, as far as it has inputs for them.
-const WORDS: Words = &[
-    ("--create-repository", "create-repository: true"),
-    ("--external-id", "role-external-id"),
-    ("--platform", "platform"),
-    ("--region", "aws-region"),
-    ("--repository", "repository"),
-    ("--role-arn", "role-to-assume"),
-    ("--role-duration-seconds", "role-duration-seconds:"),
-    ("--role-session-name", "role-session-name"),
-    ("--tag", "tags"),
-];
+/// What the action calls a setting.
+fn name(setting: Setting) -> Name {
+    match setting {
+        Setting::CaBundle => Name::Variable("AWS_CA_BUNDLE"),
+        Setting::CacheDir => Name::Variable("XDG_CACHE_HOME"),
+        Setting::ContainerdAddress => Name::Variable("CONTAINERD_ADDRESS"),
+        Setting::ContainerdNamespace => Name::Variable("CONTAINERD_NAMESPACE"),
+        Setting::CreateRepository => Name::Switch("create-repository"),
+        Setting::DockerContext => Name::Variable("DOCKER_CONTEXT"),
+        Setting::DockerHost => Name::Variable("DOCKER_HOST"),
+        Setting::DualStack => Name::Variable("AWS_USE_DUALSTACK_ENDPOINT"),
+        Setting::EndpointUrl => Name::Variable("AWS_ENDPOINT_URL"),
+        Setting::ExternalId => Name::Input("role-external-id"),
+        Setting::Fips => Name::Variable("AWS_USE_FIPS_ENDPOINT"),
+        Setting::Platform => Name::Input("platform"),
+        Setting::Profile => Name::Variable("AWS_PROFILE"),
+        Setting::Region => Name::Input("aws-region"),
+        Setting::Repository => Name::Input("repository"),
+        Setting::RoleArn => Name::Input("role-to-assume"),
+        Setting::RoleDuration => Name::Input("role-duration-seconds"),
+        Setting::RoleSessionName => Name::Input("role-session-name"),
+        Setting::Tag => Name::Input("tags"),
+        Setting::TempDir => Name::Variable("TMPDIR"),
+        Setting::Attestations
+        | Setting::Compression
+        | Setting::ConnectTo
+        | Setting::DryRun
+        | Setting::EngineStore
+        | Setting::Jobs
+        | Setting::MountFrom
+        | Setting::OutputFile
+        | Setting::PlainHttp
+        | Setting::RegistryId
+        | Setting::RetryBudget
+        | Setting::Reuse
+        | Setting::ReuseFrom
+        | Setting::TagLocal
+        | Setting::Threads
+        | Setting::To
+        | Setting::WebIdentityTokenEnv => Name::Elsewhere,
+    }
+}
 
 /// Whom the identity token is for: what the AWS provider of GitHub's identities is set up with.
 const AUDIENCE: &str = "sts.amazonaws.com";
@@ -44,7 +74,7 @@ const AUDIENCE: &str = "sts.amazonaws.com";
 /// Runs the action. Answers the exit status.
 pub async fn action(environment: &Environment) -> u8 {
     let mut stops = Stops::listen();
-    let reporter = Reporter::of_task(System::GitHub, WORDS);
+    let reporter = Reporter::of_task(System::GitHub, name);
     let runner = Runner(environment);
     environment.secrets(&SECRETS).iter().for_each(|secret| reporter.secret(secret));
     environment.secrets(&[TOKEN]).iter().for_each(|secret| reporter.secret(secret));
@@ -141,7 +171,7 @@ impl Runner<'_> {
         let Some(arn) = self.input("role-to-assume") else {
             let alone = ["role-duration-seconds", "role-session-name", "role-external-id"];
             for name in alone.into_iter().filter(|name| self.input(name).is_some()) {
-                reporter.warning(&format!("`{name}` is left out: it needs `role-to-assume`"));
+                reporter.warning(format!("`{name}` is left out: it needs `role-to-assume`"));
             }
             return Ok(None);
         };
@@ -244,7 +274,19 @@ mod tests {
         let mut all = vec![("INPUT_REPOSITORY", "team/app")];
         all.extend(variables);
         let environment = Environment::of(&all);
-        Runner(&environment).request("app:1", &Reporter::of_task(System::GitHub, WORDS))
+        Runner(&environment).request("app:1", &Reporter::of_task(System::GitHub, name))
+    }
+
+    #[test]
+    fn every_input_that_a_sentence_names_is_one_of_the_action() {
+        let action = concat!(env!("CARGO_MANIFEST_DIR"), "/../../integrations/github-action/action.yml");
+        let action = std::fs::read_to_string(action).unwrap();
+        let inputs = action.split("\noutputs:").next().unwrap();
+        for setting in Setting::ALL {
+            if let Name::Input(input) | Name::Switch(input) = name(*setting) {
+                assert!(inputs.contains(&format!("\n  {input}:\n")), "{input}");
+            }
+        }
     }
 
     #[test]
