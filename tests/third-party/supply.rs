@@ -3,6 +3,7 @@
 use crate::parts;
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 fn dependencies(words: &[&str]) -> (bool, String) {
@@ -29,7 +30,7 @@ fn tree() -> BTreeSet<String> {
 
 #[test]
 fn licences_bans_and_sources_are_as_they_should_be() {
-    if !parts::present(&["python3"]) {
+    if !parts::programs(&["python3"]) {
         return;
     }
     let (is_right, said) = dependencies(&["check"]);
@@ -44,7 +45,7 @@ fn licences_bans_and_sources_are_as_they_should_be() {
 
 #[test]
 fn the_bill_of_materials_names_what_is_linked_and_nothing_else() {
-    if !parts::present(&["python3"]) {
+    if !parts::programs(&["python3"]) {
         return;
     }
     let (is_right, text) = dependencies(&["sbom", "x86_64-unknown-linux-gnu"]);
@@ -67,6 +68,45 @@ fn the_bill_of_materials_names_what_is_linked_and_nothing_else() {
     let refs: BTreeSet<String> =
         list("dependencies").iter().map(|entry| entry["ref"].as_str().unwrap_or_default().to_owned()).collect();
     assert_eq!(refs, components, "each has its dependencies");
+}
+
+/// The compiler is found under another name; another compiler is not taken for it.
+#[test]
+fn the_pinned_compiler_is_found_under_any_name() {
+    if !parts::programs(&["rustup"]) {
+        return;
+    }
+    let script = parts::repository().join("dist/toolchain");
+    let toolchain = |home: Option<&Path>, words: &[&str]| {
+        let mut command = Command::new(&script);
+        command.args(words).env("PATH", parts::path()).env_remove("RUSTUP_TOOLCHAIN");
+        if let Some(home) = home {
+            command.env("RUSTUP_HOME", home);
+        }
+        let output = command.output().expect("it starts");
+        let said = if output.status.success() { output.stdout } else { output.stderr };
+        (output.status.success(), String::from_utf8_lossy(&said).trim().to_owned())
+    };
+    let (_, pinned) = toolchain(None, &["--version"]);
+    let workspace = std::fs::read_to_string(parts::repository().join("Cargo.toml")).expect("Cargo.toml");
+    let minor = pinned.rsplit_once('.').expect("a version of three numbers").0;
+    assert!(
+        workspace.contains(&format!("rust-version = \"{minor}\"")),
+        "{pinned} is not the rust-version of Cargo.toml"
+    );
+    let (is_found, name) = toolchain(None, &[]);
+    assert!(is_found, "{name}");
+    let root = Command::new("rustup").args(["run", &name, "rustc", "--print", "sysroot"]).output().expect("it starts");
+    let root = String::from_utf8_lossy(&root.stdout).trim().to_owned();
+    let home = tempfile::tempdir().expect("a folder");
+    let toolchains = home.path().join("toolchains");
+    std::fs::create_dir_all(&toolchains).expect("a folder");
+    std::fs::write(home.path().join("settings.toml"), "version = \"12\"\n").expect("a file");
+    std::os::unix::fs::symlink(root, toolchains.join("another")).expect("a link");
+    assert_eq!(toolchain(Some(home.path()), &[]), (true, "another".to_owned()));
+    std::fs::remove_file(toolchains.join("another")).expect("the link");
+    let (is_found, said) = toolchain(Some(home.path()), &[]);
+    assert!(!is_found && said.contains(&format!("rustup toolchain install {pinned}")), "{said}");
 }
 
 /// The fuzz targets are a workspace of their own, which is not built here: that takes minutes. What they are built with must be what the
