@@ -134,6 +134,7 @@ fn image_holds_the_program_certificates_and_nothing_else() {
             ("usr/share/doc", 0o755),
             ("usr/share/doc/ecr-push", 0o755),
             ("usr/share/doc/ecr-push/LICENSE", 0o644),
+            ("usr/share/doc/ecr-push/THIRD-PARTY-NOTICES.txt", 0o644),
             ("work", 0o755),
         ]
     );
@@ -208,6 +209,9 @@ fn script_refuses_what_would_not_run() {
     let build = || stack.space.command(repository().join("integrations/container/build"));
     let dynamic = parts::find("bash").expect("bash");
     build().arg("--program").arg(dynamic).run().exit(2).says(&["dynamic linker"]);
+    // What readelf cannot read is not taken for static.
+    let text = stack.space.write("script", "#!/bin/sh\n");
+    build().arg("--program").arg(text).run().exit(2).says(&["is no program for Linux"]);
     build().args(["--program", "/no/such/program"]).run().exit(2).says(&["/no/such/program"]);
     build().arg("--program").run().exit(2).says(&["needs a file"]);
     build().arg("--unknown").run().exit(2).says(&["--unknown"]);
