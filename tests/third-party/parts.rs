@@ -4,20 +4,11 @@ use std::ffi::OsString;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// What every stack is made of.
-const STACK: &[&str] = &[
-    "root",
-    "unshare",
-    "nsenter",
-    "ip",
-    "timeout",
-    "bash",
-    "nginx",
-    "docker-registry",
-    "htpasswd",
-    "moto_server",
-    "aws",
-];
+/// What every space is made of.
+const SPACE: &[&str] = &["root", "unshare", "nsenter", "ip", "timeout", "bash"];
+
+/// What every stack is made of, in a space.
+const STACK: &[&str] = &["nginx", "docker-registry", "htpasswd", "moto_server", "aws"];
 
 /// The repository's root.
 pub fn repository() -> &'static Path {
@@ -66,10 +57,18 @@ fn is_here(part: &str) -> bool {
 /// # Panics
 /// When a part is missing and `ECR_PUSH_REQUIRE_PARTS=1`.
 pub fn present(parts: &[&str]) -> bool {
-    programs(&[STACK, parts].concat())
+    programs(&[SPACE, STACK, parts].concat())
 }
 
-/// The same for a test that needs no stack: whether all of `parts` are here.
+/// The same for a test that needs a space, and no stack.
+///
+/// # Panics
+/// When a part is missing and `ECR_PUSH_REQUIRE_PARTS=1`.
+pub fn space(parts: &[&str]) -> bool {
+    programs(&[SPACE, parts].concat())
+}
+
+/// The same for a test that needs neither: whether all of `parts` are here.
 ///
 /// # Panics
 /// When a part is missing and `ECR_PUSH_REQUIRE_PARTS=1`.

@@ -15,12 +15,14 @@ const PARTS: &[&str] =
     &["npm:tfx-cli", "npm:azure-pipelines-task-lib", "npm:node10", "npm:node20", "npm:node26", "python3"];
 
 /// The first bytes of programs for the platforms that are not built here: as much as the build looks at.
-fn header(platform: &str) -> Vec<u8> {
+pub fn header(platform: &str) -> Vec<u8> {
     let mut bytes = vec![0; 128];
     match platform {
         "linux-x64" | "linux-arm64" => {
-            bytes[..4].copy_from_slice(b"\x7fELF");
+            bytes[..6].copy_from_slice(b"\x7fELF\x02\x01");
             bytes[18] = if platform == "linux-x64" { 0x3e } else { 0xb7 };
+            // One segment, which is loaded: its header has 56 bytes, and lies behind this one.
+            (bytes[32], bytes[54], bytes[56], bytes[64]) = (64, 56, 1, 1);
         }
         "darwin-x64" | "darwin-arm64" => {
             bytes[..4].copy_from_slice(&0xfeed_facf_u32.to_le_bytes());
@@ -37,7 +39,7 @@ fn header(platform: &str) -> Vec<u8> {
     bytes
 }
 
-fn build(space: &Space, script: impl AsRef<Path>) -> Cmd {
+pub fn build(space: &Space, script: impl AsRef<Path>) -> Cmd {
     space.command(parts::npm("node20/bin/node")).arg(script.as_ref()).arg("--tfx").arg(tfx())
 }
 
@@ -48,14 +50,15 @@ fn tfx() -> PathBuf {
 /// The extensions with this machine's program, built once and unpacked, by the name of the VSIX.
 fn extensions() -> Option<&'static (Space, BTreeMap<String, PathBuf>)> {
     static BUILT: OnceLock<(Space, BTreeMap<String, PathBuf>)> = OnceLock::new();
-    if !parts::present(PARTS) {
+    if !parts::space(PARTS) {
         return None;
     }
     Some(BUILT.get_or_init(|| {
         let space = Space::new("vsix");
-        let target = space.path("bin/linux-x64/ecr-push");
-        std::fs::create_dir_all(target.parent().expect("a folder")).expect("a folder");
-        std::fs::copy(push::shipped(), &target).expect("a program");
+        // All that dist/build has put there.
+        std::fs::create_dir_all(space.path("bin")).expect("a folder");
+        let from = push::shipped();
+        space.command("cp").arg("-r").arg(from.parent().expect("a folder")).arg(space.path("bin")).run().ok();
         let script = parts::repository().join("integrations/azure-pipelines/build");
         let run = build(&space, script).arg("--bin").arg(space.path("bin")).arg("--out").arg(space.path("out"));
         run.args(["--publisher", "someone"]).run().ok();
@@ -109,7 +112,14 @@ fn three_extensions_are_built_without_a_network() {
         "icon.png",
         "overview.md",
     ];
-    let task = ["EcrPush/bin/linux-x64/ecr-push", "EcrPush/icon.png", "EcrPush/index.js", "EcrPush/task.json"];
+    let task = [
+        "EcrPush/LICENSE",
+        "EcrPush/THIRD-PARTY-NOTICES.txt",
+        "EcrPush/bin/linux-x64/ecr-push",
+        "EcrPush/icon.png",
+        "EcrPush/index.js",
+        "EcrPush/task.json",
+    ];
     for (name, folder) in unpacked {
         let task = if name.contains("connection") { &[][..] } else { &task };
         assert_eq!(files(folder), [task, &rest[..]].concat(), "{name}");
@@ -123,8 +133,10 @@ fn three_extensions_are_built_without_a_network() {
                 "a page that claims too much"
             );
             // As every agent gets it.
-            let inside = std::fs::read(folder.join(task[0])).expect("a program");
+            let inside = std::fs::read(folder.join(task[2])).expect("a program");
             assert!(inside == std::fs::read(push::shipped()).expect("a program"), "{name} holds another program");
+            let notices = std::fs::read_to_string(folder.join(task[1])).expect("the notices");
+            assert!(notices.contains("GNU LESSER GENERAL PUBLIC LICENSE"), "{name}: {} bytes", notices.len());
         }
     }
 }
@@ -245,14 +257,16 @@ fn cancelled_task_leaves_nothing_running() {
 
 #[test]
 fn page_names_the_platforms_that_are_inside() {
-    if !parts::present(PARTS) {
+    if !parts::space(PARTS) {
         return;
     }
     let space = Space::new("vsix");
-    for platform in ["linux-x64", "linux-arm64", "darwin-x64", "darwin-arm64"] {
-        space.write(&format!("bin/{platform}/ecr-push"), header(platform));
+    for platform in ["linux-x64", "linux-arm64", "darwin-x64", "darwin-arm64", "win32-x64"] {
+        let suffix = if platform == "win32-x64" { ".exe" } else { "" };
+        space.write(&format!("bin/{platform}/ecr-push{suffix}"), header(platform));
+        space.write(&format!("bin/{platform}/ecr-push{suffix}.cdx.json"), "{}");
+        space.write(&format!("bin/{platform}/THIRD-PARTY-NOTICES.txt"), "the same for all");
     }
-    space.write("bin/win32-x64/ecr-push.exe", header("win32-x64"));
     let script = parts::repository().join("integrations/azure-pipelines/build");
     let out = space.path("out");
     let built = build(&space, script).arg("--bin").arg(space.path("bin")).arg("--out").arg(&out).run().ok();
@@ -266,6 +280,10 @@ fn page_names_the_platforms_that_are_inside() {
     assert!(page.contains(expected), "{page}");
     let programs = files(&space.path("unpacked/EcrPush/bin"));
     assert_eq!(programs.len(), 5, "{programs:?}");
+    space.write("bin/darwin-x64/THIRD-PARTY-NOTICES.txt", "of another commit");
+    let script = parts::repository().join("integrations/azure-pipelines/build");
+    let built = build(&space, script).arg("--bin").arg(space.path("bin")).arg("--out").arg(&out).run().exit(1);
+    built.says(&["darwin-x64/THIRD-PARTY-NOTICES.txt is not the same as", "not built from one commit"]);
 }
 
 /// A copy of the extensions' folder, to be broken, with the smallest program there is.
@@ -276,6 +294,7 @@ fn copy(space: &Space, name: &str) -> PathBuf {
     space.command("cp").arg("-r").arg(from).arg(folder.join("integrations")).run().ok();
     space.command("cp").arg(parts::repository().join("LICENSE")).arg(&folder).run().ok();
     space.write(&format!("{name}/bin/linux-x64/ecr-push"), header("linux-x64"));
+    space.write(&format!("{name}/bin/linux-x64/THIRD-PARTY-NOTICES.txt"), "notices");
     folder
 }
 
@@ -286,7 +305,7 @@ fn build_copy(space: &Space, folder: &Path) -> Outcome {
 
 #[test]
 fn broken_extension_is_not_built() {
-    if !parts::present(PARTS) {
+    if !parts::space(PARTS) {
         return;
     }
     let space = Space::new("vsix");
@@ -343,7 +362,7 @@ fn broken_extension_is_not_built() {
 
 #[test]
 fn warning_of_tfx_is_an_error() {
-    if !parts::present(PARTS) {
+    if !parts::space(PARTS) {
         return;
     }
     let space = Space::new("vsix");
@@ -368,9 +387,49 @@ fn warning_of_tfx_is_an_error() {
         .says(&["(status 3)", "no luck"]);
 }
 
+/// An agent may have no C library, or an older one.
+#[test]
+fn program_that_needs_a_library_is_not_packed() {
+    if !parts::space(PARTS) {
+        return;
+    }
+    let space = Space::new("vsix");
+    let folder = copy(&space, "copy");
+    let program = folder.join("bin/linux-x64/ecr-push");
+    // A segment of 16 bytes behind the headers, which names a library, or nothing.
+    let dynamic = |tag: u8| {
+        let mut bytes = [header("linux-x64"), vec![0; 128]].concat();
+        (bytes[56], bytes[120], bytes[128], bytes[152]) = (2, 2, 176, 32);
+        bytes[176] = tag;
+        bytes
+    };
+    let change = |at: usize, value: u8| {
+        let mut bytes = header("linux-x64");
+        bytes[at] = value;
+        bytes
+    };
+    // A program of this machine is dynamic.
+    let bash = std::fs::read(parts::find("bash").expect("bash")).expect("a program");
+    let faults = [
+        (bash, "asks for the dynamic linker /lib"),
+        (dynamic(1), "asks for a shared library"),
+        (change(64, 6), "holds nothing to load"),
+        (change(56, 9), "ends too early"),
+        (change(4, 1), "is no 64-bit little-endian program"),
+    ];
+    for (bytes, says) in faults {
+        std::fs::write(&program, bytes).expect("a file");
+        build_copy(&space, &folder).exit(1).says(&["linux-x64/ecr-push is not a static program: it ", says]);
+        assert!(!folder.join("out").exists(), "{says}");
+    }
+    // As a static program that may lie anywhere has it: the end of the list, and nothing else.
+    std::fs::write(&program, dynamic(0)).expect("a file");
+    build_copy(&space, &folder).ok();
+}
+
 #[test]
 fn wrong_programs_are_not_packed() {
-    if !parts::present(PARTS) {
+    if !parts::space(PARTS) {
         return;
     }
     let space = Space::new("vsix");
@@ -381,8 +440,13 @@ fn wrong_programs_are_not_packed() {
     std::fs::write(&program, "#!/bin/sh\n").expect("a file");
     build_copy(&space, &folder).exit(1).says(&["is a program for an unknown platform"]);
     std::fs::write(&program, header("linux-x64")).expect("a file");
-    space.write("copy/bin/linux-x64/notes.txt", "");
-    build_copy(&space, &folder).exit(1).says(&["linux-x64 holds ecr-push, notes.txt, not ecr-push alone"]);
+    let notices = folder.join("bin/linux-x64/THIRD-PARTY-NOTICES.txt");
+    std::fs::remove_file(&notices).expect("a file");
+    build_copy(&space, &folder).exit(1).says(&["linux-x64 lacks THIRD-PARTY-NOTICES.txt"]);
+    std::fs::write(&notices, "notices").expect("a file");
+    let notes = space.write("copy/bin/linux-x64/notes.txt", "");
+    build_copy(&space, &folder).exit(1).says(&["linux-x64 holds notes.txt, which dist/build does not make"]);
+    std::fs::remove_file(notes).expect("a file");
     std::fs::rename(folder.join("bin/linux-x64"), folder.join("bin/linux-amd64")).expect("a folder");
     build_copy(&space, &folder).exit(1).says(&["linux-amd64 is not one of linux-x64"]);
     std::fs::remove_dir_all(folder.join("bin")).expect("a folder");
@@ -395,5 +459,6 @@ fn wrong_programs_are_not_packed() {
         noise.extend_from_slice(&state.to_be_bytes()[..4]);
     }
     space.write("copy/bin/linux-x64/ecr-push", noise);
+    space.write("copy/bin/linux-x64/THIRD-PARTY-NOTICES.txt", "notices");
     build_copy(&space, &folder).exit(1).says(&["bytes; the limit is 26214400"]);
 }
