@@ -71,7 +71,7 @@ impl Runner {
             "workspace": at("workspace"),
             "temp": at("temp"),
             "action": {
-                "uses": "OWNER/REPOSITORY/integrations/github-action@v1",
+                "uses": "OWNER/REPOSITORY/integrations/github-action@COMMIT",
                 "folder": action,
                 // What the runner gives a composite action's step: nothing, in some versions.
                 "context": {"action_repository": "", "action_ref": ""},

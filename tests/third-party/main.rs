@@ -43,6 +43,7 @@ mod local_names;
 mod permissions;
 mod process;
 mod proxy;
+mod release;
 mod repository;
 mod reuse;
 mod sharing;
