@@ -98,40 +98,52 @@ async fn a_profile_may_name_a_process() {
     assert_eq!(stand.principal(), user());
 }
 
+/// Names of this machine that no name server is asked for, and one that this machine's file of hosts has, if there is one.
+fn names_of_this_machine() -> Vec<String> {
+    let hosts = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+    let lines = hosts.lines().filter(|line| line.starts_with("127."));
+    let mut names = lines.flat_map(|line| line.split_whitespace().skip(1)).filter(|name| !name.contains("localhost"));
+    ["127.0.0.1", "localhost", "creds.localhost"].into_iter().chain(names.next()).map(str::to_owned).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_container_endpoint_gives_keys() {
-    let stand = stand().await;
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/credentials", listener.local_addr().unwrap());
-    let serving = std::thread::spawn(move || {
-        let (mut stream, _) = listener.accept().unwrap();
-        let mut head = Vec::new();
-        let mut byte = [0];
-        while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() > 0 {
-            head.push(byte[0]);
-        }
-        let body = serde_json::json!({
-            "AccessKeyId": KEY, "SecretAccessKey": SECRET, "Token": "", "Expiration": "2037-01-01T00:00:00Z"
-        })
-        .to_string();
-        let length = body.len();
-        write!(
-            stream,
-            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-        )
-        .unwrap();
-        String::from_utf8(head).unwrap().to_lowercase()
-    });
-    let variables = [
-        ("AWS_REGION", "us-east-1"),
-        ("AWS_CONTAINER_CREDENTIALS_FULL_URI", url.as_str()),
-        ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "the-password-of-the-container"),
-    ];
-    let run = bare(&stand).envs(&variables).arg("-v").run().await.succeeded();
-    run.says(&["credentials from container (key …MPLE)"]);
-    run.hides(&["the-password-of-the-container"]);
-    assert_eq!(stand.principal(), user());
-    assert!(serving.join().unwrap().contains("authorization: the-password-of-the-container"));
+async fn a_container_endpoint_gives_keys_and_is_not_asked_through_a_proxy() {
+    for name in names_of_this_machine() {
+        let stand = stand().await;
+        // Debian gives the machine's own name an address that is not 127.0.0.1.
+        let listener = TcpListener::bind((name.as_str(), 0)).or_else(|_| TcpListener::bind("127.0.0.1:0")).unwrap();
+        let url = format!("http://{name}:{}/secret?t=geheim", listener.local_addr().unwrap().port());
+        let serving = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut head = Vec::new();
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read(&mut byte).unwrap() > 0 {
+                head.push(byte[0]);
+            }
+            let body = serde_json::json!({
+                "AccessKeyId": KEY, "SecretAccessKey": SECRET, "Token": "", "Expiration": "2037-01-01T00:00:00Z"
+            })
+            .to_string();
+            let length = body.len();
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
+            )
+            .unwrap();
+            String::from_utf8(head).unwrap().to_lowercase()
+        });
+        let variables = [
+            ("AWS_REGION", "us-east-1"),
+            ("HTTP_PROXY", "http://127.0.0.1:1"),
+            ("AWS_CONTAINER_CREDENTIALS_FULL_URI", url.as_str()),
+            ("AWS_CONTAINER_AUTHORIZATION_TOKEN", "the-password-of-the-container"),
+        ];
+        let run = bare(&stand).envs(&variables).arg("-v").run().await.succeeded();
+        run.says(&["credentials from container (key …MPLE)"]);
+        run.hides(&["the-password-of-the-container"]);
+        assert_eq!(stand.principal(), user(), "{name}");
+        assert!(serving.join().unwrap().contains("authorization: the-password-of-the-container"));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

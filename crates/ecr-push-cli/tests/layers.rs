@@ -58,6 +58,11 @@ const ROOMS: &[RoomRule] = &[
     },
     RoomRule { room: "events", uses: Rooms::Only(&["image", "text"]), because: "what is reported is plain" },
     RoomRule {
+        room: "host",
+        uses: Rooms::Only(&[]),
+        because: "where a host is, is said by its name and address alone, and in one place",
+    },
+    RoomRule {
         room: "compress",
         uses: Rooms::Only(&["error", "text"]),
         because: "bytes in, bytes out: the output depends on nothing else",
@@ -75,7 +80,7 @@ const ROOMS: &[RoomRule] = &[
     },
     RoomRule {
         room: "http",
-        uses: Rooms::Only(&["error", "text"]),
+        uses: Rooms::Only(&["error", "host", "text"]),
         because: "one client for everybody; what is asked with it is not its business",
     },
     RoomRule { room: "retry", uses: Rooms::Only(&["error", "events", "text"]), because: "the verdict is on the error" },
@@ -133,6 +138,12 @@ const WORDS: &[WordRule] = &[
         words: &["env::var", "env::var_os", "env::vars", "env::temp_dir", "env::home_dir", "option_env!", "Env::real"],
         except: &["src/aws/ambient.rs"],
         because: "the environment is the command line's; the SDK's credential chain reads its own in one file",
+    },
+    WordRule {
+        package: "ecr-push",
+        words: &["is_loopback", "is_link_local", "is_unicast_link_local", "169.254", "lookup_host"],
+        except: &["src/host.rs"],
+        because: "one predicate says where a host is, and one function what its name leads to",
     },
     WordRule {
         package: "ecr-push-cli",

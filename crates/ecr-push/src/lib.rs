@@ -13,6 +13,7 @@ pub mod error;
 pub mod events;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
+mod host;
 pub mod http;
 pub mod image;
 pub mod known;

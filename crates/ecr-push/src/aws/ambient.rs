@@ -28,7 +28,7 @@ use secrecy::ExposeSecret;
 use super::credentials::{INSTANCE_METADATA, Source};
 use super::settings::AwsSettings;
 use crate::error::{Error, Result};
-use crate::http::Http;
+use crate::http::{Http, Names};
 use crate::image::Region;
 
 /// The whole look at the instance metadata for the region.
@@ -154,7 +154,7 @@ impl Ambient {
             return vec![Source::new(&format!("profile `{name}`"), SharedCredentialsProvider::new(provider))];
         }
         let web_identity = WebIdentityTokenCredentialsProvider::builder().configure(&config);
-        let container = EcsCredentialsProvider::builder().configure(&config);
+        let container = EcsCredentialsProvider::builder().configure(&config).dns(Names);
         let instance = ImdsCredentialsProvider::builder().configure(&config).imds_client(self.metadata.clone());
         let mut sources = vec![
             Source::new("environment", SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new()))

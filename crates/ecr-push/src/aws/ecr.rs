@@ -151,6 +151,11 @@ impl EcrApi {
         &self.skipped
     }
 
+    /// The endpoint of the API, where it is not AWS's own.
+    pub(crate) fn endpoint(&self) -> Option<&str> {
+        self.endpoint.as_deref()
+    }
+
     /// Is the API somewhere else than AWS has it? Then the registry address is `proxyEndpoint` verbatim.
     pub fn endpoint_overridden(&self) -> bool {
         self.endpoint.is_some()

@@ -9,7 +9,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::hosts::is_aws_host;
 use super::{region, web_identity};
 use crate::error::{Error, Result};
-use crate::http::is_loopback;
+use crate::host::Place;
 use crate::image::Region;
 use crate::text;
 use crate::text::Setting;
@@ -223,7 +223,7 @@ impl TokenRequest {
             _ => return refuse("is not a URL"),
         };
         let host = url.host_str().unwrap_or_default();
-        let plain = url.scheme() == "http" && is_loopback(host.trim_matches(['[', ']']));
+        let plain = url.scheme() == "http" && Place::of_url(&url) == Place::ThisMachine;
         if url.scheme() != "https" && !plain {
             return refuse(&format!("would be asked at {host} without TLS: https:// is expected"));
         }

@@ -22,6 +22,7 @@ use super::endpoint::{Address, Endpoint};
 use super::ssh::{Complaint, SshStream};
 use super::tls;
 use crate::error::Result;
+use crate::host;
 
 /// How long ssh is given to say why it ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -132,11 +133,8 @@ impl Transport {
                 Box::new(stream)
             }
             Address::Tcp { host, port, .. } => {
-                let stream = match host {
-                    url::Host::Domain(name) => tokio::net::TcpStream::connect((name.as_str(), *port)).await?,
-                    url::Host::Ipv4(address) => tokio::net::TcpStream::connect((*address, *port)).await?,
-                    url::Host::Ipv6(address) => tokio::net::TcpStream::connect((*address, *port)).await?,
-                };
+                let addresses = host::resolve(&host.to_string(), *port).await?;
+                let stream = tokio::net::TcpStream::connect(addresses.as_slice()).await?;
                 stream.set_nodelay(true)?;
                 match &self.tls {
                     None => Box::new(stream),

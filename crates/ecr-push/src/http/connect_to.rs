@@ -1,17 +1,13 @@
 //! `--connect-to HOST:PORT:ADDR:PORT`, as curl has it: the name stays for TLS and `Host`, the TCP connection goes elsewhere.
 //!
-//! Built as a name resolver, the one door reqwest opens without giving up its connection pool. A resolver sees the host
+//! Built as a name resolver (`resolver`), the one way that reqwest has without giving up its connection pool. A resolver sees the host
 //! but not the port, and a port written in the URL wins over the one it answers. Hence the limits, checked or documented:
 //! one rule per host; the port can be changed only for URLs without one (443 or 80, which is what a registry behind a
 //! VPC endpoint or a test network has); a URL whose host is an IP address is left alone. A host with a rule is reached
 //! directly, never through a proxy.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use std::sync::Arc;
-
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
 use crate::error::{Error, Result};
 use crate::text;
@@ -124,36 +120,6 @@ pub(super) fn checked(rules: &[ConnectTo]) -> Result<Vec<ConnectTo>> {
         }
     }
     Ok(rules.to_vec())
-}
-
-/// Answers names that have a rule, asks the system for the others.
-pub(super) struct Resolver {
-    rules: Arc<[ConnectTo]>,
-}
-
-impl Resolver {
-    pub(super) fn new(rules: &[ConnectTo]) -> Self {
-        Self { rules: rules.into() }
-    }
-}
-
-impl Resolve for Resolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let rules = Arc::clone(&self.rules);
-        Box::pin(async move {
-            let asked = name.as_str();
-            // A rule that names the host goes before one for any host.
-            let rule = rules.iter().filter(|rule| rule.matches_host(asked)).max_by_key(|rule| rule.host.is_some());
-            let target = rule.and_then(|rule| rule.to_host.as_deref()).unwrap_or(asked);
-            // Port 0 means "the URL's own" to the connector.
-            let port = rule.and_then(|rule| rule.to_port).unwrap_or(0);
-            let addresses: Vec<SocketAddr> = match target.parse::<IpAddr>() {
-                Ok(address) => vec![SocketAddr::new(address, port)],
-                Err(_) => tokio::net::lookup_host((target, port)).await?.collect(),
-            };
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
-    }
 }
 
 #[cfg(test)]

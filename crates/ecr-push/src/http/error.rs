@@ -7,6 +7,7 @@ use std::io::ErrorKind;
 
 use reqwest::Url;
 
+use super::resolver::LeadsToLink;
 use crate::error::{Error, Retry, Side};
 use crate::text;
 use crate::text::{Setting, Text};
@@ -31,6 +32,9 @@ pub(crate) fn connection_sentence(error: &reqwest::Error, url: &Url) -> (String,
     let host = if by_proxy { format!("the proxy on the way to {host}") } else { host };
     if error.is_builder() {
         return (format!("the request to {host} cannot be made: {text}"), Retry::Never, None);
+    }
+    if let Some(leads) = causes(error).find_map(|cause| cause.downcast_ref::<LeadsToLink>()) {
+        return (format!("{host} is not asked: {leads}"), Retry::Never, None);
     }
     if error.is_dns() {
         let name = if by_proxy { "the host name of" } else { "the host name" };

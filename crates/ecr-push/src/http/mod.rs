@@ -8,9 +8,10 @@ mod certificates;
 mod connect_to;
 mod error;
 mod proxy;
+mod resolver;
 mod smithy;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -19,15 +20,16 @@ use std::time::Duration;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 use crate::error::{Error, Result, Side};
+use crate::host::{self, Place};
 use crate::text;
 use crate::text::Setting;
 
 pub use connect_to::ConnectTo;
 pub use error::transport_error;
-pub use proxy::{ProxySettings, is_metadata_host};
+pub use proxy::ProxySettings;
 
 pub(crate) use error::connection_sentence;
-pub(crate) use proxy::is_loopback;
+pub(crate) use smithy::Names;
 
 /// Name resolution, TCP and TLS together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +40,9 @@ const TCP_KEEPALIVE: Duration = Duration::from_secs(45);
 /// A connection ends by itself if the other end acknowledges nothing for so long, or takes nothing. reqwest's own half minute is too short
 /// for a slow proxy that has taken megabytes and has to pass them on first.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
+
+/// What [`Http::admit`] says of such a place.
+pub(crate) const LINK: &str = "an address of this machine's own link, such as that of instance metadata";
 
 /// What the client needs to know; filled by the command line.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +71,8 @@ struct Shared {
     plain: reqwest::Client,
     /// Clients with another connect time-out, which reqwest sets per client only; instance metadata needs a short one.
     by_connect_timeout: Mutex<HashMap<Duration, reqwest::Client>>,
+    /// Names of which it is known whether they lead to this machine. Held during the look: others wait for its outcome.
+    looked_up: tokio::sync::Mutex<HashSet<String>>,
 }
 
 /// Everything checked and read once, from which a client is built.
@@ -74,6 +81,7 @@ struct Recipe {
     proxy: proxy::ProxyRules,
     proxied: bool,
     connect_to: Vec<ConnectTo>,
+    hosts: resolver::Hosts,
     user_agent: String,
 }
 
@@ -82,11 +90,13 @@ impl Http {
     /// `--connect-to` that cannot be honoured is refused.
     pub fn new(settings: &HttpSettings) -> Result<Self> {
         let default_agent = concat!("ecr-push/", env!("CARGO_PKG_VERSION")).to_owned();
+        let hosts = resolver::Hosts::default();
         let recipe = Recipe {
             certificates: certificates::read(&settings.ca_files)?,
             proxied: settings.proxy.http.is_some() || settings.proxy.https.is_some(),
-            proxy: proxy::ProxyRules::new(&settings.proxy, &settings.connect_to)?,
+            proxy: proxy::ProxyRules::new(&settings.proxy, &settings.connect_to, &hosts)?,
             connect_to: connect_to::checked(&settings.connect_to)?,
+            hosts,
             user_agent: settings.user_agent.clone().unwrap_or(default_agent),
         };
         let plain = recipe.build_without_certificates(CONNECT_TIMEOUT)?;
@@ -95,7 +105,15 @@ impl Http {
             // A certificate that cannot be used is found now, before anything is done.
             client.get_or_init(|| recipe.build(CONNECT_TIMEOUT)).as_ref().map_err(Clone::clone)?;
         }
-        Ok(Self { shared: Arc::new(Shared { recipe, client, plain, by_connect_timeout: Mutex::default() }) })
+        Ok(Self {
+            shared: Arc::new(Shared {
+                recipe,
+                client,
+                plain,
+                by_connect_timeout: Mutex::default(),
+                looked_up: tokio::sync::Mutex::default(),
+            }),
+        })
     }
 
     /// The client itself. It has no total time-out, because uploads are long: callers set one per request.
@@ -111,6 +129,51 @@ impl Http {
     /// The client for `url`: the one above, unless its TLS cannot be needed.
     pub fn client_for(&self, url: &url::Url) -> &reqwest::Client {
         if url.scheme() == "http" && !self.shared.recipe.proxied { &self.shared.plain } else { self.client() }
+    }
+
+    /// Notes a host that the user named: it may be wherever its name leads.
+    pub(crate) fn note_chosen(&self, url: &url::Url) {
+        self.shared.recipe.hosts.note_chosen(url.host_str().unwrap_or_default());
+    }
+
+    /// Whether a request may go to `url`, which a service has named and not the user. If so, its name must not lead to this machine's own
+    /// link when it is resolved, either. Where a proxy resolves it, nobody here sees what it leads to.
+    ///
+    /// # Errors
+    /// What kind of place it is.
+    pub(crate) fn admit(&self, url: &url::Url) -> std::result::Result<(), &'static str> {
+        let host = url.host_str().unwrap_or_default();
+        if Place::of_host(host) == Place::Link && !self.shared.recipe.hosts.is_chosen(host) {
+            return Err(LINK);
+        }
+        self.shared.recipe.hosts.note_foreign(host);
+        Ok(())
+    }
+
+    /// True if a request to `url` goes through a proxy.
+    #[cfg(test)]
+    pub(crate) fn is_proxied(&self, url: &url::Url) -> bool {
+        self.shared.recipe.proxy.proxy_for(url).is_some()
+    }
+
+    /// Sees to it that a name which leads to this machine or its own link is not asked through a proxy in plain HTTP: credentials may go
+    /// there, and come from there.
+    async fn keep_from_proxy(&self, url: &url::Url) {
+        let recipe = &self.shared.recipe;
+        if url.scheme() != "http" || recipe.proxy.proxy_for(url).is_none() {
+            return;
+        }
+        let host = url.host_str().unwrap_or_default();
+        let mut looked_up = self.shared.looked_up.lock().await;
+        if !looked_up.insert(host.to_owned()) {
+            return;
+        }
+        let addresses = tokio::time::timeout(CONNECT_TIMEOUT, host::resolve(host, 0)).await;
+        // A name that only the proxy knows is not one of this machine.
+        let addresses = addresses.unwrap_or_else(|_| Ok(Vec::new())).unwrap_or_default();
+        if addresses.iter().any(|address| Place::of_address(address.ip()) != Place::Elsewhere) {
+            recipe.hosts.note_direct(host);
+        }
     }
 
     /// The same client as the AWS SDK wants it.
@@ -154,7 +217,7 @@ impl Recipe {
             // Turns off the client's own look at the environment.
             .no_proxy()
             .proxy(self.proxy.clone().into_reqwest())
-            .dns_resolver(connect_to::Resolver::new(&self.connect_to))
+            .dns_resolver(resolver::Resolver::new(&self.connect_to, &self.hosts))
     }
 
     fn build(&self, connect_timeout: Duration) -> Result<reqwest::Client> {

@@ -1,8 +1,8 @@
 //! Which requests go through a proxy: HTTP_PROXY, HTTPS_PROXY and NO_PROXY by value.
 //!
 //! The rules are those of curl and Go: loopback never, an entry of NO_PROXY covers the domain and what is below it,
-//! CIDR blocks, `*`, an optional port. Instance and task metadata never goes through a proxy, whatever NO_PROXY says: the
-//! answer would be the proxy's own identity (ecr-facts 7.1).
+//! CIDR blocks, `*`, an optional port. Instance and task metadata, and whatever else is link-local, never goes through a proxy, whatever
+//! NO_PROXY says: the answer would be the proxy's own identity (ecr-facts 7.1).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr};
@@ -11,7 +11,9 @@ use regex_lite::{Regex, RegexBuilder};
 use reqwest::Url;
 
 use super::ConnectTo;
+use super::resolver::Hosts;
 use crate::error::{Error, Result};
+use crate::host::Place;
 
 /// Values as the environment has them; empty is the same as unset.
 #[derive(Clone, Default)]
@@ -52,15 +54,6 @@ impl fmt::Debug for ProxySettings {
     }
 }
 
-/// Instance metadata and task credentials, by address (ecr-facts 7.1).
-pub fn is_metadata_host(host: &str) -> bool {
-    const METADATA: [&str; 5] = ["169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23"];
-    let Ok(address) = host.trim_matches(['[', ']']).parse::<IpAddr>() else {
-        return false;
-    };
-    METADATA.iter().any(|known| known.parse() == Ok(address))
-}
-
 /// The settings, parsed.
 #[derive(Clone)]
 pub(super) struct ProxyRules {
@@ -69,16 +62,18 @@ pub(super) struct ProxyRules {
     direct: Vec<Entry>,
     bypass: Vec<Regex>,
     connect_to: Vec<ConnectTo>,
+    hosts: Hosts,
 }
 
 impl ProxyRules {
-    pub(super) fn new(settings: &ProxySettings, connect_to: &[ConnectTo]) -> Result<Self> {
+    pub(super) fn new(settings: &ProxySettings, connect_to: &[ConnectTo], hosts: &Hosts) -> Result<Self> {
         Ok(Self {
             http: proxy_url("HTTP_PROXY", settings.http.as_deref())?,
             https: proxy_url("HTTPS_PROXY", settings.https.as_deref())?,
             direct: entries(settings.no_proxy.as_deref().unwrap_or_default()),
             bypass: settings.bypass.iter().filter_map(|pattern| expression(pattern)).collect(),
             connect_to: connect_to.to_vec(),
+            hosts: hosts.clone(),
         })
     }
 
@@ -86,15 +81,16 @@ impl ProxyRules {
         reqwest::Proxy::custom(move |url| self.proxy_for(url).cloned())
     }
 
-    fn proxy_for(&self, url: &Url) -> Option<&Url> {
+    pub(super) fn proxy_for(&self, url: &Url) -> Option<&Url> {
         let proxy = match url.scheme() {
             "https" => self.https.as_ref()?,
             _ => self.http.as_ref()?,
         };
         let host = url.host_str()?.trim_matches(['[', ']']);
         let port = url.port_or_known_default()?;
-        let direct = is_metadata_host(host)
-            || is_loopback(host)
+        // A proxy would ask its own machine, and its own link.
+        let direct = Place::of_host(host) != Place::Elsewhere
+            || self.hosts.is_direct(host)
             || self.connect_to.iter().any(|rule| rule.matches_host(host))
             || self.direct.iter().any(|entry| entry.matches(host, port))
             || self.bypass.iter().any(|pattern| pattern.is_match(url.as_str()));
@@ -144,11 +140,6 @@ fn without_user(text: &str) -> String {
     }
 }
 
-/// This machine; `host` without brackets.
-pub(crate) fn is_loopback(host: &str) -> bool {
-    host.eq_ignore_ascii_case("localhost") || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     what: What,
@@ -177,7 +168,9 @@ impl Entry {
                 let host = host.trim_end_matches('.').to_ascii_lowercase();
                 host.strip_suffix(domain.as_str()).is_some_and(|head| head.is_empty() || head.ends_with('.'))
             }
-            What::Block { address, bits } => host.parse::<IpAddr>().is_ok_and(|host| in_block(host, *address, *bits)),
+            What::Block { address, bits } => {
+                host.parse::<IpAddr>().is_ok_and(|host| in_block(host.to_canonical(), *address, *bits))
+            }
         }
     }
 }
@@ -217,8 +210,9 @@ fn one_address(address: IpAddr) -> What {
     What::Block { address, bits: 128 }
 }
 
-/// IPv4 and IPv6 do not match each other; more bits than the address has means all of them.
+/// IPv4 and IPv6 do not match each other, but for IPv4 in the form of IPv6; more bits than the address has means all of them.
 fn in_block(host: IpAddr, address: IpAddr, bits: u32) -> bool {
+    let address = if bits == 128 { address.to_canonical() } else { address };
     let (host, address, width) = match (host, address) {
         (IpAddr::V4(host), IpAddr::V4(address)) => (u128::from(host.to_bits()), u128::from(address.to_bits()), 32),
         (IpAddr::V6(host), IpAddr::V6(address)) => (host.to_bits(), address.to_bits(), 128),
@@ -240,7 +234,7 @@ mod tests {
             no_proxy: Some(no_proxy.into()),
             bypass: Vec::new(),
         };
-        ProxyRules::new(&settings, &["mapped.example:443:127.0.0.1:1".parse().unwrap()]).unwrap()
+        ProxyRules::new(&settings, &["mapped.example:443:127.0.0.1:1".parse().unwrap()], &Hosts::default()).unwrap()
     }
 
     fn proxied(no_proxy: &str, url: &str) -> bool {
@@ -255,22 +249,15 @@ mod tests {
         assert_eq!(to("https://a.example/"), "http://user:p%40ss@secure.example:3129/");
     }
 
+    /// Loopback and metadata in all their spellings are in `push/tests_hosts.rs`.
     #[test]
-    fn loopback_metadata_and_mapped_hosts_are_never_proxied() {
-        for url in [
-            "http://localhost:5000/",
-            "http://127.0.0.9/",
-            "http://[::1]:1/",
-            "http://169.254.169.254/latest/",
-            "http://169.254.170.2/",
-            "http://169.254.170.23/v1",
-            "http://[fd00:ec2::254]/",
-            "http://[fd00:ec2::23]/",
-            "https://mapped.example/",
-        ] {
-            assert!(!proxied("", url), "{url}");
-        }
-        assert!(proxied("", "http://169.254.1.1/"));
+    fn mapped_hosts_and_those_known_to_lead_here_are_never_proxied() {
+        assert!(!proxied("", "https://mapped.example/"));
+        let rules = rules("");
+        let url: Url = "http://metadata.example/".parse().unwrap();
+        assert!(rules.proxy_for(&url).is_some());
+        rules.hosts.note_direct("Metadata.example");
+        assert!(rules.proxy_for(&url).is_none());
     }
 
     #[test]
@@ -293,6 +280,9 @@ mod tests {
             ("2001:db8::1", "https://[2001:db8::1]:8/", false),
             ("192.0.2.1", "https://192.0.2.1/", false),
             ("192.0.2.1", "https://192.0.2.11/", true),
+            ("192.0.2.1", "https://[::ffff:192.0.2.1]/", false),
+            ("192.0.2.0/24", "https://[::ffff:c000:201]/", false),
+            ("::ffff:192.0.2.1", "https://192.0.2.1/", false),
             ("", "https://example.com/", true),
         ] {
             assert_eq!(proxied(list, url), expected, "{list} {url}");
@@ -316,13 +306,13 @@ mod tests {
             (r"^http:", "https://example.org/", true),
             ("größe", "https://example.org/", true),
         ] {
-            let rules = ProxyRules::new(&settings(&[pattern]), &[]).unwrap();
+            let rules = ProxyRules::new(&settings(&[pattern]), &[], &Hosts::default()).unwrap();
             assert_eq!(rules.proxy_for(&url.parse().unwrap()).is_some(), expected, "{pattern} {url}");
         }
         // One that cannot be read is told, and the others still work.
         let settings = settings(&["(?<!x)a", "[", "good"]);
         assert_eq!(settings.unreadable(), ["(?<!x)a", "["]);
-        let rules = ProxyRules::new(&settings, &[]).unwrap();
+        let rules = ProxyRules::new(&settings, &[], &Hosts::default()).unwrap();
         assert!(rules.proxy_for(&"https://good.example/".parse().unwrap()).is_none());
         assert!(rules.proxy_for(&"https://a.example/".parse().unwrap()).is_some());
     }
@@ -331,7 +321,7 @@ mod tests {
     fn a_bad_proxy_is_refused_without_its_password() {
         for bad in ["socks5://u:geheim@h:1", "http://u:geheim@", "http://u:geheim@h:port"] {
             let settings = ProxySettings { https: Some(bad.into()), ..ProxySettings::default() };
-            let error = ProxyRules::new(&settings, &[]).unwrap_err();
+            let error = ProxyRules::new(&settings, &[], &Hosts::default()).unwrap_err();
             assert!(error.is_refused());
             assert!(!error.message().contains("geheim"), "{}", error.message());
             assert!(!format!("{settings:?}").contains("geheim"));

@@ -4,6 +4,7 @@ use std::fmt;
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 use aws_smithy_runtime_api::client::http::{
     HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector,
 };
@@ -49,6 +50,19 @@ impl HttpClient for Adapter {
     }
 }
 
+/// Names as the client resolves them, where the SDK asks for itself whether one leads to this machine.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Names;
+
+impl ResolveDns for Names {
+    fn resolve_dns<'a>(&'a self, name: &'a str) -> DnsFuture<'a> {
+        DnsFuture::new(async move {
+            let addresses = crate::host::resolve(name, 0).await.map_err(ResolveDnsError::new)?;
+            Ok(addresses.into_iter().map(|address| address.ip()).collect())
+        })
+    }
+}
+
 pub(super) struct Connector {
     http: Http,
     connect_timeout: Option<Duration>,
@@ -72,9 +86,11 @@ impl HttpConnector for Connector {
         // when it has connected, so connecting is added.
         let connect = self.connect_timeout.unwrap_or(CONNECT_TIMEOUT);
         let read = self.read_timeout;
+        let http = self.http.clone();
         HttpConnectorFuture::new(async move {
             let client = client.map_err(|error| ConnectorError::user(error.into()))?;
             let request = convert(request).await?;
+            http.keep_from_proxy(request.url()).await;
             let host = super::error::shown_host(request.url());
             let whole = read.map(|read| read + connect);
             let call = Call::begin(&request);

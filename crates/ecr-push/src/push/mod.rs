@@ -16,6 +16,8 @@ mod plan;
 mod publish;
 mod request;
 mod spool;
+#[cfg(test)]
+mod tests_hosts;
 mod transfer;
 mod uploads;
 mod verdicts;

@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use http::StatusCode;
-use url::{Host, Url};
+use url::Url;
 
 use super::destination::{ACTIONS, API, Destination, DestinationSpec, Ecr};
 use crate::aws::{AwsSettings, EcrApi, PUBLIC_REGISTRY, RATES, Rate, RegistryHost, is_aws_host, registry_host};
 use crate::error::{Error, Result, Retry, Side};
 use crate::events::{Event, Events};
+use crate::host::Place;
 use crate::http::Http;
 use crate::image::{AccountId, RepositoryName};
 use crate::registry::{Auth, DockerConfig, FetchToken, FetchedToken, Pace, Repository};
@@ -80,6 +81,9 @@ impl Destination {
             format!("https://{}", registry_host(account, &region, aws.fips, aws.dual_stack)?)
         };
         let base = checked_base(&base)?;
+        if let Some(endpoint) = api.endpoint() {
+            check_named(http, endpoint, &base)?;
+        }
         let first = tokio::sync::Mutex::new(Some(token));
         let first = Arc::new(first);
         let fetch: FetchToken = {
@@ -125,9 +129,10 @@ impl Destination {
         let repository = &format!("{official}{repository}");
         let url = |scheme: &str| Url::parse(&format!("{scheme}://{host}/")).map_err(|_| refuse("is not a host name"));
         let secure = url("https")?;
+        http.note_chosen(&secure);
         let base = if plain_http {
             url("http")?
-        } else if is_loopback(&secure) && speaks_plain_http(http, &url("http")?).await {
+        } else if Place::of_url(&secure) == Place::ThisMachine && speaks_plain_http(http, &url("http")?).await {
             // A registry on this machine seldom has a certificate.
             url("http")?
         } else {
@@ -173,15 +178,6 @@ fn check_endpoint_kind(aws: &AwsSettings) -> Result<()> {
     Ok(())
 }
 
-fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
-}
-
 fn checked_base(text: &str) -> Result<Url> {
     let base = Url::parse(text).map_err(|_| {
         Error::new(Side::Destination, "find registry", format!("the registry address `{text}` is not a URL"))
@@ -190,10 +186,23 @@ fn checked_base(text: &str) -> Result<Url> {
     checked_base_with(base, true)
 }
 
+/// The registry that an endpoint of the user's names, which gets the token. It may be where the endpoint is, or anywhere but on this
+/// machine's own link.
+pub(super) fn check_named(http: &Http, endpoint: &str, registry: &Url) -> Result<()> {
+    if let Ok(endpoint) = Url::parse(endpoint) {
+        http.note_chosen(&endpoint);
+    }
+    http.admit(registry).map_err(|what| {
+        let text =
+            format!("the API gives the registry's address as {}, {what}: it is not asked", host_and_port(registry));
+        Error::new(Side::Destination, "find registry", text)
+    })
+}
+
 /// Plain http goes unasked only to this machine, and never to AWS.
-fn checked_base_with(base: Url, plain_http: bool) -> Result<Url> {
+pub(super) fn checked_base_with(base: Url, plain_http: bool) -> Result<Url> {
     let host = base.host_str().unwrap_or_default().to_owned();
-    if base.scheme() == "https" || is_loopback(&base) {
+    if base.scheme() == "https" || base.scheme() == "http" && Place::of_url(&base) == Place::ThisMachine {
         return Ok(base);
     }
     if base.scheme() != "http" {

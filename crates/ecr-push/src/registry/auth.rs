@@ -20,6 +20,7 @@ use super::docker_config::Login;
 use super::failure;
 use crate::error::{Error, Result, Side};
 use crate::events::{Event, Events};
+use crate::host::Place;
 use crate::http::{Http, transport_error};
 
 /// A token as it came from whoever gives tokens out.
@@ -304,7 +305,7 @@ async fn bearer_token(
 ) -> Result<(SecretString, Duration)> {
     let operation = GET_TOKEN;
     let parameter = |name: &str| parameter(challenge, name);
-    let realm = realm(challenge)?;
+    let realm = token_server(http, challenge)?;
     let own = format!("repository:{repository}:");
     // A mount also needs the right to pull from the other repository; the challenge names it.
     let asked = parameter("scope").unwrap_or_default().split(' ');
@@ -360,13 +361,21 @@ fn parameter<'a>(challenge: &'a [(String, String)], name: &str) -> Option<&'a st
     challenge.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
 }
 
-/// Where a challenge says that tokens are given.
+/// Where a challenge says that tokens are given, if a login may go there.
+pub(crate) fn token_server(http: &Http, challenge: &[(String, String)]) -> Result<Url> {
+    let realm = realm(challenge)?;
+    let refuse = |what| refused(&format!("the registry names a token server at {what}; the login is not sent to it"));
+    http.admit(&realm).map_err(refuse)?;
+    Ok(realm)
+}
+
+/// Where a challenge says that tokens are given, as far as the address itself tells.
 pub(super) fn realm(challenge: &[(String, String)]) -> Result<Url> {
     let realm = parameter(challenge, "realm")
         .ok_or_else(|| refused("the registry asks for a token but does not say where to get one"))?;
     let realm = Url::parse(realm).map_err(|_| refused("the registry names a token server that is no URL"))?;
-    let loopback = matches!(realm.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
-    if realm.scheme() != "https" && !loopback {
+    let plain = realm.scheme() == "http" && Place::of_url(&realm) == Place::ThisMachine;
+    if realm.scheme() != "https" && !plain {
         return Err(refused("the registry's token server does not use https; the login is not sent to it"));
     }
     Ok(realm)

@@ -98,7 +98,15 @@ fn challenged(challenge: &str) {
     assert!(parameters.iter().all(|(key, _)| *key == key.to_lowercase()));
     match auth::realm(&parameters) {
         Ok(realm) => {
-            let loopback = matches!(realm.host_str(), Some("localhost" | "127.0.0.1" | "[::1]"));
+            let loopback = match realm.host() {
+                Some(url::Host::Domain(name)) => format!(".{}", name.trim_end_matches('.')).ends_with(".localhost"),
+                Some(url::Host::Ipv4(address)) => address.octets()[0] == 127,
+                Some(url::Host::Ipv6(address)) => {
+                    address == std::net::Ipv6Addr::LOCALHOST
+                        || matches!(address.to_ipv4_mapped(), Some(v4) if v4.octets()[0] == 127)
+                }
+                None => false,
+            };
             assert!(realm.scheme() == "https" || loopback, "a login does not go to {realm}");
         }
         Err(error) => check_error(&error),

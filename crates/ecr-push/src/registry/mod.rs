@@ -28,6 +28,8 @@ pub use pace::Pace;
 pub(crate) use read::READ_BLOB;
 pub use upload::Mount;
 pub(crate) use upload::{SEND_BLOB, START_UPLOAD};
+#[cfg(test)]
+pub(crate) use {auth::token_server, read::check_redirect};
 
 use crate::error::{Error, Result, Retry, Side};
 use crate::events::Events;

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{ANSWER, Repository, STALLED, failure};
 use crate::error::{Error, Result, Retry, Side};
-use crate::http::{is_metadata_host, transport_error};
+use crate::http::{Http, transport_error};
 use crate::image::{Digest, Hasher};
 
 /// What errors call it.
@@ -18,15 +18,14 @@ pub(crate) const READ_BLOB: &str = "read blob";
 const LONG: Duration = Duration::from_secs(3600);
 
 /// A registry may send readers to another host, and not just anywhere: not from https to http, where anybody on the way could see what
-/// is read, and not to the addresses of metadata, which answer this machine alone.
-fn check_redirect(from: &Url, target: &Url) -> Result<()> {
-    let host = target.host_str().unwrap_or_default();
-    let why = match target.scheme() {
-        "https" | "http" if is_metadata_host(host) => "the address of instance metadata",
-        "https" => return Ok(()),
-        "http" if from.scheme() == "http" => return Ok(()),
-        _ => "a place without TLS",
+/// is read, and not to this machine's own link, where metadata services answer this machine alone.
+pub(crate) fn check_redirect(http: &Http, from: &Url, target: &Url) -> Result<()> {
+    let is_safe = match target.scheme() {
+        "https" => true,
+        "http" => from.scheme() == "http",
+        _ => false,
     };
+    let Err(why) = (if is_safe { http.admit(target) } else { Err("a place without TLS") }) else { return Ok(()) };
     Err(Error::new(
         Side::Destination,
         READ_BLOB,
@@ -92,7 +91,7 @@ impl Repository {
                     "the registry sends readers of a blob to a place that is no URL",
                 )
             })?;
-            check_redirect(&url, &target)?;
+            check_redirect(&self.http, &url, &target)?;
             let request = self.http.client_for(&target).get(target.clone()).timeout(limit).send();
             let sent = tokio::time::timeout(ANSWER, request).await.map_err(|_| silent(ANSWER))?;
             response = sent.map_err(|error| transport_error(Side::Destination, READ_BLOB, &error, &target))?;
@@ -123,7 +122,8 @@ mod tests {
 
     #[test]
     fn readers_are_not_sent_just_anywhere() {
-        let check = |from: &str, to: &str| check_redirect(&from.parse().unwrap(), &to.parse().unwrap()).is_ok();
+        let http = Http::new(&crate::http::HttpSettings::default()).unwrap();
+        let check = |from: &str, to: &str| check_redirect(&http, &from.parse().unwrap(), &to.parse().unwrap()).is_ok();
         assert!(check("https://registry.example/", "https://bucket.example/a?X-Amz-Signature=b"));
         assert!(check("http://127.0.0.1:5000/", "http://localhost:9000/"));
         for bad in [

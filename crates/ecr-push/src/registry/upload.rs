@@ -84,7 +84,7 @@ impl Repository {
     }
 
     /// Where the bytes of a session go.
-    pub(super) fn session(&self, response: &Response) -> Result<Url> {
+    pub(crate) fn session(&self, response: &Response) -> Result<Url> {
         let url = self.url("blobs/uploads/")?;
         let operation = START_UPLOAD;
         let refuse = |what: String| {
