@@ -68,7 +68,9 @@ impl Environment {
     pub fn secrets(&self, names: &[&str]) -> Vec<String> {
         let proxies = ["https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY"];
         let passwords = proxies.iter().filter_map(|name| self.text(name)).flat_map(|url| of_proxy(&url));
-        names.iter().filter_map(|name| self.text(name)).chain(passwords).collect()
+        let addresses = CONTAINER_CREDENTIALS.iter().filter_map(|name| self.text(name));
+        let named = names.iter().filter_map(|name| self.text(name));
+        named.chain(passwords).chain(addresses.flat_map(|address| of_credentials(&address))).collect()
     }
 
     /// A variable that names a file or directory.
@@ -116,6 +118,18 @@ impl Environment {
         let named = ["TMPDIR", "RUNNER_TEMP", "AGENT_TEMPDIRECTORY"].iter().find_map(|name| self.path(name));
         named.unwrap_or_else(std::env::temp_dir)
     }
+}
+
+/// Where a container's credentials are: who knows the address may have them.
+const CONTAINER_CREDENTIALS: [&str; 2] =
+    ["AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"];
+
+/// What is secret in the address of a container's credentials: long parts of its path and query. Short ones, as in `/v1/credentials`, are
+/// in other texts too.
+fn of_credentials(address: &str) -> Vec<String> {
+    const SHORTEST: usize = 16;
+    let path = address.split_once("://").map_or(address, |(_, rest)| rest.split_once('/').map_or("", |(_, path)| path));
+    path.split(['/', '?', '&', '=', '#']).filter(|part| part.len() >= SHORTEST).map(str::to_owned).collect()
 }
 
 /// The password in a proxy's address, in the forms in which a proxy may say it back: as it is written, as it is meant, and as it is sent.

@@ -140,7 +140,7 @@ async fn a_container_endpoint_gives_keys_and_is_not_asked_through_a_proxy() {
         ];
         let run = bare(&stand).envs(&variables).arg("-v").run().await.succeeded();
         run.says(&["credentials from container (key …MPLE)"]);
-        run.hides(&["the-password-of-the-container"]);
+        run.hides(&["the-password-of-the-container", "geheim", "/secret"]);
         assert_eq!(stand.principal(), user(), "{name}");
         assert!(serving.join().unwrap().contains("authorization: the-password-of-the-container"));
     }

@@ -21,6 +21,9 @@ const LOGIN_PASSWORD: &str = "login-pass:word/0123456789";
 const IDENTITY: &str = "identity.token-of/docker+0123456789";
 const BEARER: &str = "short.bearer_token~0123";
 const CONTAINER_TOKEN: &str = "password-of-the-container-endpoint";
+/// The address of a container's credentials, as some services have it: who knows it may have them.
+const CONTAINER_PATH: &str = "container-path-0f3a9b7c5d1e";
+const CONTAINER_QUERY: &str = "container+query/0123456789ab";
 const REQUEST_TOKEN: &str = "runner-request-token-0123456789";
 const USER_PASSWORD: &str = "user-info-in-an-address";
 const SIGNATURE: &str = "0f1e2d3c4b5a69788796a5b4c3d2e1f0";
@@ -41,6 +44,8 @@ fn planted(stand: &Stand) -> Vec<String> {
         IDENTITY,
         BEARER,
         CONTAINER_TOKEN,
+        CONTAINER_PATH,
+        CONTAINER_QUERY,
         REQUEST_TOKEN,
         USER_PASSWORD,
         SIGNATURE,
@@ -113,6 +118,11 @@ async fn echo(status: u16) -> Desk {
     Desk::start(move |asked, _| Reply::Say(status, said_back(asked))).await
 }
 
+/// Where a container's credentials are, at this server.
+fn address_of(server: &str) -> String {
+    format!("{server}/{CONTAINER_PATH}?token={CONTAINER_QUERY}")
+}
+
 async fn stand() -> Stand {
     let key = Key { access_key_id: "ASIAGIVEN".into(), secret_access_key: SECRET.into(), user: "given".into() };
     Stand::strict(Config { imds: Some(Imds::default()), keys: vec![key], ..Config::default() }).await
@@ -156,7 +166,7 @@ async fn pushes_that_succeed_show_no_secret() {
     });
     let container = Desk::start(move |_, _| Reply::Say(200, keys.to_string())).await;
     let of_container = bare(&stand)
-        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/credentials", container.url()))
+        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", address_of(&container.url()))
         .env("AWS_CONTAINER_AUTHORIZATION_TOKEN", CONTAINER_TOKEN);
     run("container", &stand, of_container).await.succeeded();
     let file = stand.file("token", JWT);
@@ -203,10 +213,22 @@ async fn refusals_show_no_secret() {
     failed(&run("STS says the token back", &stand, variable).await);
     let file = stand.file("token", JWT);
     failed(&run("STS says the file back", &stand, bare().env("AWS_WEB_IDENTITY_TOKEN_FILE", file)).await);
-    let container = bare()
-        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{}/credentials", echo.url()))
-        .env("AWS_CONTAINER_AUTHORIZATION_TOKEN", CONTAINER_TOKEN);
-    failed(&run("the container's endpoint says it back", &stand, container).await);
+    let away = format!("http://127.0.0.1:{}", closed_port());
+    let named = "http://no-such-host.invalid".to_owned();
+    for base in [echo.url(), away, named, "http://192.0.2.1".to_owned(), "no address".to_owned(), String::new()] {
+        let container = bare()
+            .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", address_of(&base))
+            .env("AWS_CONTAINER_AUTHORIZATION_TOKEN", CONTAINER_TOKEN);
+        failed(&run(&format!("the container's endpoint {base}"), &stand, container).await);
+    }
+    let damaged = bare()
+        .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", address_of(&echo.url()))
+        .env("AWS_CONTAINER_AUTHORIZATION_TOKEN", format!("{CONTAINER_TOKEN}\nx"));
+    failed(&run("the container's token has two lines", &stand, damaged).await);
+    for relative in [format!("/{CONTAINER_PATH}?token={CONTAINER_QUERY}"), format!("no path {CONTAINER_PATH}")] {
+        let container = bare().env("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", relative);
+        failed(&run("the container's path", &stand, container).await);
+    }
     let refuse = Some(("InvalidIdentityToken".to_owned(), format!("bad token {JWT}")));
     let refusing = Stand::with(Config { sts: Sts { refuse, ..Sts::default() }, ..Config::default() }).await;
     let web = refusing.bare(&push_words("-v")).env("AWS_REGION", "us-east-1").env("AWS_ROLE_ARN", ROLE);

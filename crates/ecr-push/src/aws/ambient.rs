@@ -25,7 +25,7 @@ use aws_types::os_shim_internal::{Env, Fs};
 use aws_types::service_config::ServiceConfigKey;
 use secrecy::ExposeSecret;
 
-use super::credentials::{INSTANCE_METADATA, Source};
+use super::credentials::{CONTAINER, INSTANCE_METADATA, Source};
 use super::settings::AwsSettings;
 use crate::error::{Error, Result};
 use crate::http::{Http, Names};
@@ -167,7 +167,7 @@ impl Ambient {
             let provider = SharedCredentialsProvider::new(web_identity.build());
             sources.push(Source::new("web identity", provider).meant(half_an_identity()));
         }
-        sources.push(Source::new("container", SharedCredentialsProvider::new(container.build())));
+        sources.push(Source::new(CONTAINER, SharedCredentialsProvider::new(container.build())));
         sources.push(Source::new(INSTANCE_METADATA, SharedCredentialsProvider::new(instance.build())));
         sources
     }

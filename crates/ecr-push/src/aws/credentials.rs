@@ -25,8 +25,14 @@ const OPERATION: &str = "find credentials";
 
 /// For the first credentials and each renewal. A little more than an identity token and its role may take, so that their own error is heard.
 pub(super) const CREDENTIALS_LIMIT: Duration = Duration::from_secs(65);
+pub(super) const CONTAINER: &str = "container";
 pub(super) const INSTANCE_METADATA: &str = "instance metadata";
 pub(super) const DEFAULT_SESSION: &str = "ecr-push";
+
+const BAD_CONTAINER: &str = "the credentials from container cannot be used: the address in \
+     AWS_CONTAINER_CREDENTIALS_FULL_URI or AWS_CONTAINER_CREDENTIALS_RELATIVE_URI, or the token beside it, is not one that may be used";
+const CONTAINER_RULE: &str = "the address is https, or http to this machine or to the container service's own; the token \
+     (AWS_CONTAINER_AUTHORIZATION_TOKEN, or the file in AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE) is one line";
 
 /// One place credentials may come from.
 pub(super) struct Source {
@@ -99,6 +105,11 @@ pub(super) async fn choose(
                 tracing::debug!(source = source.name, reason, "no credentials");
                 skipped.push(format!("{}: {reason}", source.name));
             }
+            // The SDK's own words have the whole address, which is a secret.
+            Err(CredentialsError::InvalidConfiguration(_)) if source.name == CONTAINER => {
+                let error = Error::new(Side::Credentials, OPERATION, BAD_CONTAINER).with_hint(CONTAINER_RULE);
+                return Err(with_skipped(error, &skipped));
+            }
             Err(error) => {
                 let error = failure::credentials_failure(OPERATION, &source.name, &error);
                 return Err(with_skipped(error, &skipped));
@@ -165,7 +176,7 @@ fn why_skipped(source: &str, error: &CredentialsError) -> String {
         }
         profile if bare => format!("{profile} holds none"),
         "environment" => "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY are not both set".to_owned(),
-        "container" => {
+        CONTAINER => {
             "neither AWS_CONTAINER_CREDENTIALS_RELATIVE_URI nor AWS_CONTAINER_CREDENTIALS_FULL_URI is set".to_owned()
         }
         INSTANCE_METADATA => {

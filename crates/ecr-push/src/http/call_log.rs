@@ -40,7 +40,7 @@ impl Call {
             target: REQUEST,
             method = call.method,
             host = call.host,
-            path = request.url().path(),
+            path = shown_path(request),
             headers = %Shown(request.headers()),
             "request"
         );
@@ -81,7 +81,7 @@ impl Call {
     }
 }
 
-/// `X-Amz-Target` of the JSON services, `Action` of STS, else the path.
+/// `X-Amz-Target` of the JSON services, `Action` of STS, else the path, where that is no secret.
 fn operation(request: &reqwest::Request) -> String {
     if let Some(target) = request.headers().get("x-amz-target").and_then(|target| target.to_str().ok()) {
         return target.to_owned();
@@ -90,8 +90,18 @@ fn operation(request: &reqwest::Request) -> String {
     let mut pairs = url::form_urlencoded::parse(form);
     match pairs.find(|(name, _)| name == "Action") {
         Some((_, action)) => action.into_owned(),
-        None => request.url().path().to_owned(),
+        None => shown_path(request).to_owned(),
     }
+}
+
+/// Paths that AWS's services have. Any other was given to this machine alone: the address of a container's credentials is a secret, for
+/// who knows it may have them.
+const PUBLIC: [&str; 5] = ["/", "/latest/", "/federation/credentials", "/token", "/v1/credentials"];
+
+fn shown_path(request: &reqwest::Request) -> &str {
+    let path = request.url().path();
+    let is_public = |known: &&str| path == *known || *known == "/latest/" && path.starts_with(known);
+    if PUBLIC.iter().any(|known| is_public(&known)) { path } else { "/***" }
 }
 
 /// Headers with the values of the sensitive ones left out.
