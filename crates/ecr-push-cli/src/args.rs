@@ -160,6 +160,10 @@ pub struct NetworkArgs {
     #[arg(long, value_name = "HOST:PORT:ADDR:PORT")]
     pub connect_to: Vec<String>,
 
+    /// Pass this variable on to the programs that are started (ssh, credential helpers, a credential process); may be given several times
+    #[arg(long, value_name = "NAME")]
+    pub pass_env: Vec<String>,
+
     /// How long a push may go on trying, in seconds or as 90s, 5m
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub retry_budget: std::time::Duration,

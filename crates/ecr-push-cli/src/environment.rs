@@ -1,59 +1,75 @@
 //! The one place where the environment is read.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use ecr_push::child::Variables;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-/// A look at one variable.
-type Look = dyn Fn(&str) -> Option<OsString>;
-
-/// A look at the environment, replaceable in tests.
+/// The environment, replaceable in tests.
 pub struct Environment {
-    get: Box<Look>,
+    variables: BTreeMap<OsString, OsString>,
 }
 
 impl Environment {
     /// The process's own.
     pub fn of_process() -> Self {
-        Self { get: Box::new(|name| std::env::var_os(name)) }
+        Self { variables: std::env::vars_os().collect() }
     }
 
-    /// The process's own as it is now, with what an Azure Pipelines agent gives to a task alone, or GitHub's runner to an action, taken
-    /// away from the process: a program that this one starts (a credential process, ssh) has no business with it (ci-contracts 1.3).
-    pub fn taken_from_process() -> Self {
-        let variables: BTreeMap<OsString, OsString> = std::env::vars_os().collect();
-        for name in variables.keys().filter(|name| name.to_str().is_some_and(is_the_tasks_own)) {
+    /// The process's own as it is now, with what the AWS SDK's credential process has no business with taken away from the process, which
+    /// it inherits: the job's own tokens, but for those that are `passed`. In a task of Azure Pipelines or an action of GitHub's
+    /// (`is_task`) also everything that the agent or runner gives to that alone (ci-contracts 1.3).
+    pub fn taken_from_process(is_task: bool, passed: &[String]) -> Self {
+        let environment = Self::of_process();
+        let is_taken = |name: &str| {
+            !passed.iter().any(|passed| passed == name)
+                && (JOB_TOKENS.contains(&name) || is_task && is_the_tasks_own(name))
+        };
+        for name in environment.variables.keys().filter(|name| name.to_str().is_some_and(is_taken)) {
             // SAFETY: `main` calls this before it starts a thread, so nobody reads the environment meanwhile.
             #[allow(unsafe_code)]
             unsafe {
                 std::env::remove_var(name);
             }
         }
-        Self { get: Box::new(move |name| variables.get(std::ffi::OsStr::new(name)).cloned()) }
+        environment
     }
 
     /// The given variables and no others.
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn of(variables: &[(&str, &str)]) -> Self {
-        let variables: Vec<(String, OsString)> = variables.iter().map(|(k, v)| (k.to_string(), v.into())).collect();
-        Self {
-            get: Box::new(move |name| variables.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())),
-        }
+        Self { variables: variables.iter().map(|(name, value)| (name.into(), value.into())).collect() }
     }
 
     /// The same without the variables that speak of AWS.
-    pub fn without_aws(self) -> Self {
-        Self { get: Box::new(move |name| if name.starts_with("AWS_") { None } else { (self.get)(name) }) }
+    pub fn without_aws(mut self) -> Self {
+        self.variables.retain(|name, _| !name.to_string_lossy().starts_with("AWS_"));
+        self
+    }
+
+    /// What programs that are started receive a part of, and all of those named in `passed`.
+    pub fn for_children(&self, passed: &[String]) -> Variables {
+        Variables::new(self.variables.clone(), passed)
+    }
+
+    fn get(&self, name: &str) -> Option<OsString> {
+        let exact = self.variables.get(OsStr::new(name));
+        // Windows knows no case.
+        let similar = || {
+            let mut all = self.variables.iter().filter(|_| cfg!(windows));
+            all.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+        };
+        exact.or_else(similar).cloned()
     }
 
     /// A variable that is set, is text, and is not blank. Pipelines often set what they do not use to nothing.
     pub fn text(&self, name: &str) -> Option<String> {
-        let value = (self.get)(name)?.into_string().ok()?;
+        let value = self.get(name)?.into_string().ok()?;
         let value = value.trim();
         (!value.is_empty()).then(|| value.to_owned())
     }
@@ -61,7 +77,7 @@ impl Environment {
     /// A variable as it is, also an empty one. What is no text in it becomes a letter that no name allows, so that a damaged value
     /// is refused and not taken for none.
     pub fn raw(&self, name: &str) -> Option<String> {
-        Some((self.get)(name)?.to_string_lossy().into_owned())
+        Some(self.get(name)?.to_string_lossy().into_owned())
     }
 
     /// What must not be seen of the variables `names`, and of the addresses of proxies.
@@ -75,7 +91,7 @@ impl Environment {
 
     /// A variable that names a file or directory.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
-        let value = (self.get)(name)?;
+        let value = self.get(name)?;
         (!value.is_empty()).then(|| value.into())
     }
 
@@ -141,6 +157,23 @@ pub fn of_proxy(address: &str) -> Vec<String> {
     let sent = STANDARD.encode([percent_decode_str(url.username()).collect(), b":".into(), meant.clone()].concat());
     vec![written.to_owned(), String::from_utf8_lossy(&meant).into_owned(), sent]
 }
+
+/// What CI systems give to every job: the right to read and write its repository, its artifacts, its registry. Identity tokens are not
+/// among it: a credential process may be there to exchange one.
+const JOB_TOKENS: [&str; 12] = [
+    "ACTIONS_RUNTIME_TOKEN",
+    "BUILDKITE_AGENT_ACCESS_TOKEN",
+    "BUILDKITE_AGENT_JOB_API_TOKEN",
+    "CI_DEPENDENCY_PROXY_PASSWORD",
+    "CI_DEPLOY_PASSWORD",
+    "CI_JOB_TOKEN",
+    "CI_REGISTRY_PASSWORD",
+    "CI_REPOSITORY_URL",
+    "DOCKER_AUTH_CONFIG",
+    "GH_TOKEN",
+    "GITHUB_TOKEN",
+    "SYSTEM_ACCESSTOKEN",
+];
 
 /// True for what the agent gives to the task and not to the programs it starts: inputs, secrets, service connections, the
 /// job's token. Microsoft's own library takes away all of it but the connections' addresses and data.

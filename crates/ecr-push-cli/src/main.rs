@@ -49,10 +49,11 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return ExitCode::from(misused(error)),
     };
-    // Before the first thread: a task's own variables are taken out of the environment.
-    let environment = match cli.command {
-        Command::AzureTask(_) | Command::GithubAction => Environment::taken_from_process(),
-        _ => Environment::of_process(),
+    // Before the first thread: what no program that is started should have is taken out of the environment.
+    let environment = match &cli.command {
+        Command::AzureTask(_) | Command::GithubAction => Environment::taken_from_process(true, &[]),
+        Command::Push(args) => Environment::taken_from_process(false, &args.network.pass_env),
+        Command::Demo(_) => Environment::taken_from_process(false, &[]),
     };
     if let Err(error) = may_open_files() {
         eprintln!("error: this program may open too few files: {error}\nhint: allow more (`ulimit -n`)");

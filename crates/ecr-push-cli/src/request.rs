@@ -50,6 +50,7 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
         }
         _ => {}
     }
+    let variables = environment.for_children(&args.network.pass_env);
     let push = PushRequest {
         source,
         selection: selection(&args.selection)?,
@@ -64,7 +65,7 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
         retry_budget: args.network.retry_budget,
         dry_run: args.transfer.dry_run,
         show_identity: args.report.verbose,
-        engine: engine(&args.engine, environment),
+        engine: EngineSettings { variables: variables.clone(), ..engine(&args.engine, environment) },
         use_engine_store: args.engine.engine_store == EngineStoreArg::Auto,
         containerd: ContainerdSettings {
             address: args.engine.containerd_address.clone().or_else(|| environment.text("CONTAINERD_ADDRESS")),
@@ -73,7 +74,7 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
         },
         http: http(&args.network, environment)?,
         aws,
-        docker_config: DockerConfig { directory: environment.docker_directory() },
+        docker_config: DockerConfig { directory: environment.docker_directory(), variables },
     };
     Ok(Request { push, files, notices })
 }
@@ -403,7 +404,7 @@ fn engine(args: &EngineArgs, environment: &Environment) -> EngineSettings {
         config_dir: environment.docker_directory(),
         home: environment.home(),
         runtime_dir: environment.path("XDG_RUNTIME_DIR"),
-        candidates: None,
+        ..EngineSettings::default()
     }
 }
 

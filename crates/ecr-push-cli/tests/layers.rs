@@ -63,6 +63,11 @@ const ROOMS: &[RoomRule] = &[
         because: "where a host is, is said by its name and address alone, and in one place",
     },
     RoomRule {
+        room: "child",
+        uses: Rooms::Only(&["error"]),
+        because: "what a program receives does not depend on who starts it",
+    },
+    RoomRule {
         room: "compress",
         uses: Rooms::Only(&["error", "text"]),
         because: "bytes in, bytes out: the output depends on nothing else",
@@ -138,6 +143,18 @@ const WORDS: &[WordRule] = &[
         words: &["env::var", "env::var_os", "env::vars", "env::temp_dir", "env::home_dir", "option_env!", "Env::real"],
         except: &["src/aws/ambient.rs"],
         because: "the environment is the command line's; the SDK's credential chain reads its own in one file",
+    },
+    WordRule {
+        package: "ecr-push",
+        words: &["Command::new", "process::Command"],
+        except: &["src/child.rs"],
+        because: "a program that is started receives what is on its list, and not the environment of the job",
+    },
+    WordRule {
+        package: "ecr-push-cli",
+        words: &["Command::new", "process::Command"],
+        except: &[],
+        because: "the library starts programs, in one file",
     },
     WordRule {
         package: "ecr-push",

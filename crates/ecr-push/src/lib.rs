@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 pub mod aws;
+pub mod child;
 pub mod compress;
 #[cfg(feature = "containerd")]
 pub mod containerd;

@@ -84,12 +84,12 @@ impl Engine {
         let wanted = settings.api_version.as_deref().map(str::trim).filter(|version| !version.is_empty());
         let wanted = wanted.map(parse_version).transpose()?;
         if let Some(endpoint) = endpoint::chosen(settings)? {
-            return Self::open(endpoint, wanted, limits).await;
+            return Self::open(endpoint, settings, wanted, limits).await;
         }
         let mut absent = Vec::new();
         for path in endpoint::candidates(settings) {
             match look(&path) {
-                None => return Self::open(Endpoint::local(&path), wanted, limits).await,
+                None => return Self::open(Endpoint::local(&path), settings, wanted, limits).await,
                 Some(reason) => absent.push(format!("{}: {reason}", path.display())),
             }
         }
@@ -229,9 +229,15 @@ impl Engine {
         }
     }
 
-    async fn open(endpoint: Endpoint, wanted: Option<(usize, usize)>, limits: Limits) -> Result<Self> {
+    async fn open(
+        endpoint: Endpoint,
+        settings: &EngineSettings,
+        wanted: Option<(usize, usize)>,
+        limits: Limits,
+    ) -> Result<Self> {
         const OPERATION: &str = "reach engine";
-        let transport = Arc::new(Transport::new(endpoint, limits.connect, &limits.ssh_program)?);
+        let transport = Transport::new(endpoint, limits.connect, &limits.ssh_program, &settings.variables)?;
+        let transport = Arc::new(transport);
         let endpoint = transport.endpoint();
         let origin = match &endpoint.chosen_by {
             None => endpoint.text.clone(),

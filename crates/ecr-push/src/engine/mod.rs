@@ -26,6 +26,7 @@ use std::path::PathBuf;
 pub use client::Engine;
 pub use export::Export;
 
+use crate::child::Variables;
 use crate::image::{DiffId, Digest, Platform};
 
 /// What the docker CLI would read from its environment.
@@ -51,6 +52,8 @@ pub struct EngineSettings {
     pub runtime_dir: Option<PathBuf>,
     /// Takes the place of the usual sockets.
     pub candidates: Option<Vec<PathBuf>>,
+    /// The environment, of which ssh receives what it needs.
+    pub variables: Variables,
 }
 
 /// Where an engine on this host keeps its images.

@@ -10,21 +10,13 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
-use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout};
 use url::Host;
+
+use crate::child::{Kind, Variables};
 
 /// How much of ssh's standard error is kept for an error message.
 const COMPLAINT_BYTES: usize = 4096;
-
-/// What a CI system puts into the environment and ssh has no use for: `SendEnv` in its configuration could send it on.
-const NOT_FOR_SSH: [&str; 6] = [
-    "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
-    "ACTIONS_RUNTIME_TOKEN",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "SYSTEM_ACCESSTOKEN",
-];
 
 /// Whom ssh is to call, checked so that nothing in it is taken for an option or for shell text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,17 +97,18 @@ pub(super) struct SshStream {
 
 impl SshStream {
     /// Starts `program` (`ssh`) for `target`.
-    pub fn start(program: &str, target: &SshTarget, connect_seconds: u64) -> io::Result<(Self, Complaint)> {
-        let mut command = Command::new(program);
-        for name in NOT_FOR_SSH {
-            command.env_remove(name);
-        }
-        let mut child = command
+    pub fn start(
+        program: &str,
+        variables: &Variables,
+        target: &SshTarget,
+        connect_seconds: u64,
+    ) -> io::Result<(Self, Complaint)> {
+        let mut child = variables
+            .command(Kind::Ssh, program)
             .args(target.arguments(connect_seconds))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            .kill_on_drop(true)
             .spawn()
             .map_err(|error| io::Error::new(error.kind(), format!("cannot run the `{program}` program: {error}")))?;
         let missing = || io::Error::other("ssh was started without its streams");

@@ -21,6 +21,7 @@ use tokio_rustls::rustls::ClientConfig;
 use super::endpoint::{Address, Endpoint};
 use super::ssh::{Complaint, SshStream};
 use super::tls;
+use crate::child::Variables;
 use crate::error::Result;
 use crate::host;
 
@@ -36,6 +37,8 @@ pub(super) struct Transport {
     tls: Option<Arc<ClientConfig>>,
     connect_timeout: Duration,
     ssh_program: String,
+    /// What ssh receives of the environment.
+    variables: Variables,
     /// `/v1.41`, once it is known. bollard leaves it out of every path.
     version_prefix: OnceLock<String>,
 }
@@ -50,7 +53,12 @@ struct Dialled {
 
 impl Transport {
     /// Nothing is connected yet; TLS files are read.
-    pub fn new(endpoint: Endpoint, connect_timeout: Duration, ssh_program: &str) -> Result<Self> {
+    pub fn new(
+        endpoint: Endpoint,
+        connect_timeout: Duration,
+        ssh_program: &str,
+        variables: &Variables,
+    ) -> Result<Self> {
         let tls = match &endpoint.address {
             Address::Tcp { tls: Some(files), .. } => Some(files.config()?),
             _ => None,
@@ -60,6 +68,7 @@ impl Transport {
             tls,
             connect_timeout,
             ssh_program: ssh_program.to_owned(),
+            variables: variables.clone(),
             version_prefix: OnceLock::new(),
         })
     }
@@ -128,7 +137,7 @@ impl Transport {
             Address::Pipe(path) => open_pipe(path).await?,
             Address::Ssh(target) => {
                 let seconds = self.connect_timeout.as_secs().max(1);
-                let (stream, said) = SshStream::start(&self.ssh_program, target, seconds)?;
+                let (stream, said) = SshStream::start(&self.ssh_program, &self.variables, target, seconds)?;
                 complaint = Some(said);
                 Box::new(stream)
             }

@@ -14,7 +14,7 @@ use crate::events::{Event, Events};
 use crate::host::Place;
 use crate::http::Http;
 use crate::image::{AccountId, RepositoryName};
-use crate::registry::{Auth, DockerConfig, FetchToken, FetchedToken, Pace, Repository};
+use crate::registry::{self, Auth, DockerConfig, FetchToken, FetchedToken, Pace, Repository};
 use crate::retry::RetryBudget;
 use crate::text;
 use crate::text::Setting;
@@ -123,7 +123,7 @@ impl Destination {
     ) -> Result<Self> {
         let refuse = |what: &str| Error::refused("open registry", format!("`{host}` {what}"));
         // Docker Hub has one name, its registry another, and docker keeps its login under a third.
-        let is_hub = matches!(host, "docker.io" | "index.docker.io");
+        let is_hub = registry::is_docker_hub(host);
         let (host, shown) = if is_hub { ("registry-1.docker.io", "docker.io") } else { (host, host) };
         let official = if is_hub && !repository.contains('/') { "library/" } else { "" };
         let repository = &format!("{official}{repository}");
@@ -139,7 +139,7 @@ impl Destination {
             secure
         };
         let base = checked_base_with(base, plain_http)?;
-        let login = docker.login(if is_hub { "index.docker.io" } else { shown }).await?;
+        let login = docker.login(shown).await?;
         let uri = format!("{shown}/{repository}");
         events.notice(format!(
             "pushing to {uri} ({})",

@@ -1,6 +1,6 @@
 //! Logins from docker's `config.json`, which is read and never written.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -10,8 +10,8 @@ use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
+use crate::child::{Kind, Variables};
 use crate::error::{Error, Result, Side};
 
 /// Where docker keeps its logins.
@@ -19,6 +19,27 @@ use crate::error::{Error, Result, Side};
 pub struct DockerConfig {
     /// The directory with `config.json`.
     pub directory: Option<PathBuf>,
+    /// The environment, of which a credential helper receives what it needs.
+    pub variables: Variables,
+}
+
+/// The names of Docker Hub: its own, its registry's, and the one before that.
+const HUB: [&str; 3] = ["docker.io", "index.docker.io", "registry-1.docker.io"];
+
+/// The key under which `docker login` keeps Docker Hub's login, in a file or with a helper.
+const HUB_KEY: &str = "https://index.docker.io/v1/";
+
+/// True for Docker Hub, by whichever of its names.
+pub(crate) fn is_docker_hub(host: &str) -> bool {
+    HUB.contains(&host)
+}
+
+/// What a login for `host` may be kept under, docker's own way first. Other tools keep one for Docker Hub under one of its names.
+fn keys(host: &str) -> Vec<&str> {
+    match is_docker_hub(host) {
+        true => std::iter::once(HUB_KEY).chain(HUB).collect(),
+        false => vec![host],
+    }
 }
 
 /// A login for one registry.
@@ -38,9 +59,9 @@ pub enum Login {
 #[derive(Deserialize, Default)]
 #[serde(rename_all = "camelCase", default)]
 struct File {
-    auths: HashMap<String, Stored>,
+    auths: BTreeMap<String, Stored>,
     creds_store: Option<String>,
-    cred_helpers: HashMap<String, String>,
+    cred_helpers: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -75,19 +96,24 @@ impl DockerConfig {
                 error.column()
             ))
         })?;
+        let keys = keys(host);
         // An empty helper means the file itself, as docker reads it.
-        let helper = file.cred_helpers.get(host).or(file.creds_store.as_ref());
+        let helper = keys.iter().find_map(|key| file.cred_helpers.get(*key)).or(file.creds_store.as_ref());
         if let Some(helper) = helper.filter(|helper| !helper.is_empty()) {
-            return ask_helper(helper, host).await;
+            for key in keys {
+                let login = ask_helper(helper, key, &self.variables).await?;
+                if login.is_some() {
+                    return Ok(login);
+                }
+            }
+            return Ok(None);
         }
-        let matching = |key: &&String| {
+        let named = |key: &&String| {
             let bare = key.trim_start_matches("https://").trim_start_matches("http://");
-            bare.split('/').next() == Some(host)
+            bare.split('/').next().is_some_and(|bare| keys.contains(&bare))
         };
-        let Some(stored) = file.auths.get(host).or_else(|| {
-            let key = file.auths.keys().find(matching)?;
-            file.auths.get(key)
-        }) else {
+        let exact = keys.iter().find_map(|key| file.auths.get(*key));
+        let Some(stored) = exact.or_else(|| file.auths.get(file.auths.keys().find(named)?)) else {
             return Ok(None);
         };
         let given = |secret: &Option<SecretString>| secret.clone().filter(|secret| !secret.expose_secret().is_empty());
@@ -119,33 +145,49 @@ struct HelperAnswer {
 }
 
 /// Asks `docker-credential-HELPER get` (docker credential helper protocol).
-async fn ask_helper(helper: &str, host: &str) -> Result<Option<Login>> {
+async fn ask_helper(helper: &str, key: &str, variables: &Variables) -> Result<Option<Login>> {
     let program = format!("docker-credential-{helper}");
     let fail = |what: String| Error::new(Side::Credentials, "ask credential helper", format!("{program}: {what}"));
     if !helper.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) {
         return Err(fail("is not the name of a helper".into()));
     }
-    let spawned = Command::new(&program)
+    let kind = Kind::Helper(helper);
+    let spawned = variables
+        .command(kind, &program)
         .arg("get")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
+        .stderr(Stdio::piped())
         .spawn();
     let mut child = spawned.map_err(|error| fail(format!("cannot be started: {error}")).with_source(error))?;
     if let Some(mut stdin) = child.stdin.take() {
         // A helper that does not read its input answers for itself below.
-        let _ = stdin.write_all(host.as_bytes()).await;
+        let _ = stdin.write_all(key.as_bytes()).await;
     }
     let waited = tokio::time::timeout(super::ANSWER, child.wait_with_output()).await;
     let output = waited.map_err(|_| fail("gives no answer".into()))?.map_err(|error| fail(error.to_string()))?;
-    let said = Zeroizing::new(output.stdout);
+    let (said, complaint) = (Zeroizing::new(output.stdout), Zeroizing::new(output.stderr));
+    let complaint = String::from_utf8_lossy(&complaint);
+    let complaint = complaint.lines().map(str::trim).rfind(|line| !line.is_empty());
+    let complaint = complaint.map(|line| variables.harmless(kind, line));
     if !output.status.success() {
+        let answer = String::from_utf8_lossy(&said);
         // The protocol's one answer for "no login here".
-        if String::from_utf8_lossy(&said).contains("credentials not found") {
+        if answer.contains("credentials not found") {
+            tracing::debug!(says = complaint.as_deref().unwrap_or("nothing more"), "{program} has no login for {key}");
             return Ok(None);
         }
-        return Err(fail(format!("failed ({})", output.status)));
+        // The protocol has the reason on standard output.
+        let reason = answer.lines().map(str::trim).find(|line| !line.is_empty() && !line.contains("\"Secret\""));
+        let reason = reason.map(|line| variables.harmless(kind, line)).or(complaint);
+        let what = match reason {
+            Some(reason) => format!("it has no login for {key}: {reason} ({})", output.status),
+            None => format!("failed and gave no reason ({})", output.status),
+        };
+        return Err(fail(what).with_hint(
+            "ask it by hand; if it answers there, it may need a variable that it is not given here \
+             (docs/usage.md: programs that are started)",
+        ));
     }
     let answer: HelperAnswer =
         serde_json::from_slice(&said).map_err(|_| fail("gives an answer that is no login".into()))?;
@@ -165,7 +207,7 @@ mod tests {
     async fn login(config: &str, host: &str) -> Result<Option<Login>> {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("config.json"), config).unwrap();
-        DockerConfig { directory: Some(directory.path().to_owned()) }.login(host).await
+        DockerConfig { directory: Some(directory.path().to_owned()), ..DockerConfig::default() }.login(host).await
     }
 
     #[tokio::test]
@@ -175,6 +217,26 @@ mod tests {
         assert_eq!((username.as_str(), password.expose_secret()), ("user", "pa:ss"));
         assert!(matches!(login(config, "other").await.unwrap(), Some(Login::IdentityToken(_))));
         assert!(login(config, "host").await.unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_login_for_docker_hub_is_found_under_every_key_that_is_in_use() {
+        for key in [HUB_KEY, "index.docker.io", "docker.io", "registry-1.docker.io", "https://registry-1.docker.io/v2/"]
+        {
+            let config =
+                serde_json::json!({ "auths": { key: { "auth": "dXNlcjpw" }, "x.docker.io": { "auth": "eDp4" } } });
+            for host in HUB {
+                let Some(Login::Password { username, .. }) = login(&config.to_string(), host).await.unwrap() else {
+                    panic!("{key} for {host}")
+                };
+                assert_eq!(username, "user", "{key} for {host}");
+            }
+            assert!(login(&config.to_string(), "hub.docker.io").await.unwrap().is_none());
+        }
+        // docker's own goes first.
+        let config = r#"{"auths":{"docker.io":{"auth":"eDp4"},"https://index.docker.io/v1/":{"auth":"dXNlcjpw"}}}"#;
+        let Some(Login::Password { username, .. }) = login(config, "docker.io").await.unwrap() else { panic!() };
+        assert_eq!(username, "user");
     }
 
     #[tokio::test]

@@ -23,6 +23,7 @@ use url::Url;
 pub use auth::{Auth, FetchToken, FetchedToken};
 pub use body::Progress;
 pub use docker_config::DockerConfig;
+pub(crate) use docker_config::is_docker_hub;
 use link::Link;
 pub use pace::Pace;
 pub(crate) use read::READ_BLOB;
