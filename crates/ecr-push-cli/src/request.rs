@@ -392,11 +392,15 @@ fn http(args: &NetworkArgs, environment: &Environment) -> Result<HttpSettings> {
 fn engine(args: &EngineArgs, environment: &Environment) -> EngineSettings {
     let set = |flag: &Option<String>| flag.clone().filter(|value| !value.trim().is_empty());
     let (host, context) = (set(&args.docker_host), set(&args.docker_context));
+    let (host_from, context_from) =
+        (host.as_ref().map(|_| "`--docker-host`"), context.as_ref().map(|_| "`--docker-context`"));
     let host = host.or_else(|| environment.text("DOCKER_HOST"));
     EngineSettings {
         // `--docker-context` is the later word; docker lets its own flag win over DOCKER_HOST too.
         host: host.filter(|_| context.is_none()),
         context: context.or_else(|| environment.text("DOCKER_CONTEXT")),
+        host_from,
+        context_from,
         tls: environment.text("DOCKER_TLS").is_some(),
         tls_verify: environment.text("DOCKER_TLS_VERIFY").is_some(),
         cert_path: environment.path("DOCKER_CERT_PATH"),

@@ -73,19 +73,18 @@ pub(super) fn load(config_dir: &Path, name: &str, chosen_by: &str) -> Result<Con
         if error.kind() == std::io::ErrorKind::NotFound {
             unknown(&contexts, name, chosen_by)
         } else {
-            let message = format!("the docker context `{name}` cannot be read: {error}");
+            let message = format!("the docker context `{name}` (named by {chosen_by}) cannot be read: {error}");
             Error::new(Side::Source, OPERATION, message).with_hint(format!("its file is {}", path.display()))
         }
     })?;
     let meta: Meta = serde_json::from_slice(&text).map_err(|error| {
-        let message = format!("the docker context `{name}` cannot be understood: {error}");
+        let message = format!("the docker context `{name}` (named by {chosen_by}) cannot be understood: {error}");
         Error::new(Side::Source, OPERATION, message).with_hint(format!("its file is {}", path.display()))
     })?;
     let Some(endpoint) = meta.endpoints.docker else {
-        let message = format!("the docker context `{name}` has no Docker endpoint");
-        return Err(
-            Error::new(Side::Source, OPERATION, message).with_hint("choose another context, or set DOCKER_HOST")
-        );
+        let message = format!("the docker context `{name}` (named by {chosen_by}) has no Docker endpoint");
+        return Err(Error::new(Side::Source, OPERATION, message)
+            .with_hint("choose another context, or name the engine by its address"));
     };
     let tls_dir = contexts.join("tls").join(&folder).join("docker");
     Ok(Context {

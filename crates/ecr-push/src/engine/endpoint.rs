@@ -18,7 +18,7 @@ pub(super) struct Endpoint {
     pub address: Address,
     /// The address as people write it, such as `unix:///var/run/docker.sock`.
     pub text: String,
-    /// `DOCKER_HOST` or a context, for error messages; nobody named one of the usual sockets.
+    /// The flag, variable or context that named it, for error messages; nobody named one of the usual sockets.
     pub chosen_by: Option<String>,
 }
 
@@ -60,13 +60,14 @@ pub(super) fn chosen(settings: &EngineSettings) -> Result<Option<Endpoint>> {
         let tls = (settings.tls || settings.tls_verify).then_some(settings.tls_verify);
         let dir = settings.cert_path.clone().or(settings.config_dir.clone());
         let files = TlsFiles { dir: dir.unwrap_or_default(), verify: tls.unwrap_or(true) };
-        let address = parse(&host, "DOCKER_HOST", files, tls.is_some())?;
-        return Ok(Some(Endpoint { address, text: host, chosen_by: Some("DOCKER_HOST".to_owned()) }));
+        let chosen_by = settings.host_from.unwrap_or("DOCKER_HOST");
+        let address = parse(&host, chosen_by, files, tls.is_some())?;
+        return Ok(Some(Endpoint { address, text: host, chosen_by: Some(chosen_by.to_owned()) }));
     }
 
     let config_dir = settings.config_dir.as_deref();
     let (name, chosen_by) = match named(&settings.context) {
-        Some(name) => (name, "DOCKER_CONTEXT"),
+        Some(name) => (name, settings.context_from.unwrap_or("DOCKER_CONTEXT")),
         None => match config_dir.and_then(context::current) {
             Some(name) => (name, "currentContext in docker's config.json"),
             None => return Ok(None),
@@ -78,7 +79,9 @@ pub(super) fn chosen(settings: &EngineSettings) -> Result<Option<Endpoint>> {
     let Some(config_dir) = config_dir else {
         return Err(Error::refused(
             OPERATION,
-            format!("the docker context `{name}` cannot be looked up: there is no home directory"),
+            format!(
+                "the docker context `{name}` (named by {chosen_by}) cannot be looked up: there is no home directory"
+            ),
         )
         .with_hint("set DOCKER_CONFIG to the folder that has docker's config.json"));
     };
@@ -86,7 +89,7 @@ pub(super) fn chosen(settings: &EngineSettings) -> Result<Option<Endpoint>> {
     if context.host.is_empty() {
         return Ok(None);
     }
-    let chosen_by = format!("the docker context `{name}`");
+    let chosen_by = format!("the docker context `{name}`, named by {chosen_by}");
     let tls = context.skip_tls_verify || context.tls_dir.is_some();
     let files = TlsFiles { dir: context.tls_dir.unwrap_or_default(), verify: !context.skip_tls_verify };
     Ok(Some(Endpoint {

@@ -30,7 +30,7 @@ pub(super) async fn within<T>(
 /// The failure of a call to the engine at `origin`.
 pub(super) fn failed(operation: &str, origin: &str, error: BollardError) -> Error {
     let new = |message: String| Error::new(Side::Source, operation, message);
-    let other_engine = "name another engine with DOCKER_HOST or a docker context";
+    let other_engine = "name another engine by its address or by a docker context";
     match error {
         BollardError::DockerResponseServerError { status_code, message } => {
             let tls = message.contains("HTTP request to an HTTPS server");

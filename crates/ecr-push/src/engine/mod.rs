@@ -36,6 +36,10 @@ pub struct EngineSettings {
     pub host: Option<String>,
     /// `DOCKER_CONTEXT`, or the flag for it.
     pub context: Option<String>,
+    /// What named `host`, for errors, such as the flag; `DOCKER_HOST` if unset.
+    pub host_from: Option<&'static str>,
+    /// What named `context`, for errors, such as the flag; `DOCKER_CONTEXT` if unset.
+    pub context_from: Option<&'static str>,
     /// `DOCKER_TLS` is set to anything: TLS without verification, unless `tls_verify` is set too.
     pub tls: bool,
     /// `DOCKER_TLS_VERIFY` is set to anything, `0` included, as the docker CLI has it.
