@@ -195,6 +195,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_token_that_is_taken_away_is_in_the_documentation() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/usage.md")).unwrap();
+        for name in JOB_TOKENS {
+            assert!(text.contains(&format!("`{name}`")), "{name} is not in docs/usage.md");
+        }
+    }
+
+    #[test]
+    fn what_is_secret_in_the_address_of_a_containers_credentials_are_its_long_parts() {
+        let (path, token) = ("0123456789abcdef0123", "token-0123456789abcdef");
+        for address in [format!("http://h/v2/{path}?t={token}"), format!("/v2/{path}?t={token}#x")] {
+            assert_eq!(of_credentials(&address), [path, token]);
+        }
+        for address in ["http://169.254.170.23/v1/credentials", "http://a-very-long-host-name.example", ""] {
+            assert!(of_credentials(address).is_empty(), "{address}");
+        }
+    }
+
+    #[test]
     fn the_password_of_a_proxy_is_known_in_all_its_forms() {
         let basic = STANDARD.encode("us%er:p@ss:wörd%");
         let expected = ["p%40ss:w%C3%B6rd%", "p@ss:wörd%", basic.as_str()];

@@ -50,6 +50,11 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
         }
         _ => {}
     }
+    if args.network.pass_env.iter().any(|name| !is_variable(name)) {
+        // Not shown: what is behind a `=` is a value.
+        return Err(Error::refused("parse --pass-env", "--pass-env is not a variable's name")
+            .with_hint("give the name of one variable, without a value; the flag may be given several times"));
+    }
     let variables = environment.for_children(&args.network.pass_env);
     let push = PushRequest {
         source,
@@ -323,6 +328,11 @@ fn aws(args: &AwsArgs, environment: &Environment) -> Result<AwsSettings> {
     };
     settings.check()?;
     Ok(settings)
+}
+
+/// A name that a variable may have. A `*` would be taken for the beginning of many.
+fn is_variable(name: &str) -> bool {
+    !name.is_empty() && !name.contains(|c: char| c == '=' || c == '*' || c.is_whitespace() || c.is_control())
 }
 
 /// The identity token that a CI system put into the variable `name`. Flag or not, the role is named as the AWS SDKs have it.

@@ -154,9 +154,30 @@ fn asked(stand: &Stand) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// docker's own key for Docker Hub.
+const DOCKERS: &str = "https://index.docker.io/v1/";
+
+async fn asks_docker_hub(host: &str, config: &serde_json::Value) {
+    let stand = Stand::new().await;
+    let note = stand.folder.path().join("asked").display().to_string();
+    let absent = "{ echo credentials not found in native keychain; exit 1; }";
+    let login = r#"{"Username":"ci","Secret":"x"}"#;
+    let script =
+        format!(r#"read asked; echo "$asked" >> {note}; [ "$asked" = {DOCKERS} ] || {absent}; echo '{login}'"#);
+    witness(&stand, "docker-credential-test", &script);
+    stand.file(".docker/config.json", config.to_string());
+    // Docker Hub is not asked from here.
+    let away = format!("registry-1.docker.io:443:127.0.0.1:{}", closed_port());
+    let words = format!("push {} --to {host}/someone/app -t v1 --retry-budget 1s --connect-to {away}", two());
+    let run = planted(&stand, Program::new(&words)).run().await;
+    run.failed(1);
+    run.says(&["pushing to docker.io/someone/app (login from docker's config)"]);
+    assert_eq!(asked(&stand), [DOCKERS], "{host} {config}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn logins_for_docker_hub_are_asked_for_under_dockers_own_key() {
-    const DOCKERS: &str = "https://index.docker.io/v1/";
+    let mut tasks = tokio::task::JoinSet::new();
     for host in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
         for config in [
             serde_json::json!({ "credsStore": "test" }),
@@ -165,23 +186,10 @@ async fn logins_for_docker_hub_are_asked_for_under_dockers_own_key() {
             serde_json::json!({ "credHelpers": { "index.docker.io": "test" } }),
             serde_json::json!({ "credHelpers": { "registry-1.docker.io": "test" } }),
         ] {
-            let stand = Stand::new().await;
-            let note = stand.folder.path().join("asked");
-            let script = format!(
-                "read asked; echo \"$asked\" >> {}; [ \"$asked\" = {DOCKERS} ] || {{ echo credentials not found in native keychain; exit 1; }}; echo '{{\"Username\":\"ci\",\"Secret\":\"x\"}}'",
-                note.display()
-            );
-            witness(&stand, "docker-credential-test", &script);
-            stand.file(".docker/config.json", config.to_string());
-            // Docker Hub is not asked from here.
-            let away = format!("registry-1.docker.io:443:127.0.0.1:{}", closed_port());
-            let words = format!("push {} --to {host}/someone/app -t v1 --retry-budget 1s --connect-to {away}", two());
-            let run = planted(&stand, Program::new(&words)).run().await;
-            run.failed(1);
-            run.says(&["pushing to docker.io/someone/app (login from docker's config)"]);
-            assert_eq!(asked(&stand), [DOCKERS], "{host} {config}");
+            tasks.spawn(async move { asks_docker_hub(host, &config).await });
         }
     }
+    tasks.join_all().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

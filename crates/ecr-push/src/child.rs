@@ -139,11 +139,14 @@ impl Kind<'_> {
 
 /// An exact name, or the beginning of one. Windows knows no case.
 fn matches(pattern: &str, name: &str) -> bool {
-    let same = |a: &str, b: &str| if cfg!(windows) { a.eq_ignore_ascii_case(b) } else { a == b };
     match pattern.strip_suffix('*') {
         Some(start) => name.get(..start.len()).is_some_and(|head| same(head, start)),
         None => same(pattern, name),
     }
+}
+
+fn same(a: &str, b: &str) -> bool {
+    if cfg!(windows) { a.eq_ignore_ascii_case(b) } else { a == b }
 }
 
 /// The environment of whoever calls the library, of which the programs it starts receive what is on their lists. Empty, they start with
@@ -155,7 +158,7 @@ pub struct Variables {
 }
 
 impl Variables {
-    /// The variables `all`. Those named in `also` are received by every program.
+    /// The variables `all`. Those named in `also`, each by its whole name, are received by every program.
     pub fn new(all: impl IntoIterator<Item = (OsString, OsString)>, also: &[String]) -> Self {
         Self { all: Arc::new(all.into_iter().collect()), also: also.into() }
     }
@@ -172,7 +175,7 @@ impl Variables {
     }
 
     fn is_named(&self, name: &OsStr) -> bool {
-        self.also.iter().any(|also| matches(also, &name.to_string_lossy()))
+        self.also.iter().any(|also| same(also, &name.to_string_lossy()))
     }
 
     /// A line that a program of this kind said, as it may be shown: without control characters, without the secrets that it received and
