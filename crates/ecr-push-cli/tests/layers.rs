@@ -64,7 +64,7 @@ const ROOMS: &[RoomRule] = &[
     },
     RoomRule {
         room: "child",
-        uses: Rooms::Only(&["error"]),
+        uses: Rooms::Only(&["error", "text"]),
         because: "what a program receives does not depend on who starts it",
     },
     RoomRule {
