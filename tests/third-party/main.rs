@@ -5,6 +5,8 @@
 //! dies with the test process, whatever ends it. A part that is not installed skips the tests that need it, loudly; with
 //! `ECR_PUSH_REQUIRE_PARTS=1` they fail instead.
 
+#![cfg(unix)]
+
 mod agent;
 mod archive;
 mod certificates;

@@ -2,6 +2,7 @@
 
 mod common;
 
+#[cfg(unix)]
 use std::os::unix::net::UnixListener;
 use std::time::Duration;
 
@@ -189,6 +190,7 @@ async fn a_profile_named_never_falls_through() {
     assert!(sentence(&stand, &run).contains("web identity"), "{}", run.stderr);
 }
 
+#[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn an_engine_that_is_not_there() {
     let stand = Stand::new().await;
@@ -214,6 +216,7 @@ async fn an_engine_that_is_not_there() {
     run.says(&["nobody"]);
 }
 
+#[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn without_any_engine_every_socket_is_listed_and_one_that_refuses_ends_the_search() {
     if ["/var/run/docker.sock", "/run/podman/podman.sock"].iter().any(|path| std::path::Path::new(path).exists()) {

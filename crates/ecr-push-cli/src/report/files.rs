@@ -94,6 +94,7 @@ impl OutputFile {
     /// A file beside it that has no reader yet.
     fn temporary(&self) -> std::io::Result<tempfile::NamedTempFile> {
         let folder = self.target.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        #[cfg_attr(not(unix), expect(unused_mut))]
         let mut builder = tempfile::Builder::new();
         // A temporary file is its owner's alone; this one is to be read by later steps, as any other that a program writes.
         #[cfg(unix)]

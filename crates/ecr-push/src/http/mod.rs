@@ -38,7 +38,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const TCP_KEEPALIVE: Duration = Duration::from_secs(45);
 
 /// A connection ends by itself if the other end acknowledges nothing for so long, or takes nothing. reqwest's own half minute is too short
-/// for a slow proxy that has taken megabytes and has to pass them on first.
+/// for a slow proxy that has taken megabytes and has to pass them on first. Other systems have limits of their own, which no program sets
+/// in this way.
+#[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(120);
 
 /// What [`Http::admit`] says of such a place.
@@ -204,7 +206,7 @@ impl fmt::Debug for Http {
 
 impl Recipe {
     fn builder(&self, connect_timeout: Duration) -> reqwest::ClientBuilder {
-        reqwest::Client::builder()
+        let builder = reqwest::Client::builder()
             .http1_only()
             .redirect(reqwest::redirect::Policy::none())
             // reqwest replays requests on its own otherwise; our bodies and budgets are not its business.
@@ -213,11 +215,13 @@ impl Recipe {
             .user_agent(&self.user_agent)
             .connect_timeout(connect_timeout)
             .tcp_keepalive(TCP_KEEPALIVE)
-            .tcp_user_timeout(UNACKNOWLEDGED)
             // Turns off the client's own look at the environment.
             .no_proxy()
             .proxy(self.proxy.clone().into_reqwest())
-            .dns_resolver(resolver::Resolver::new(&self.connect_to, &self.hosts))
+            .dns_resolver(resolver::Resolver::new(&self.connect_to, &self.hosts));
+        #[cfg(target_os = "linux")]
+        let builder = builder.tcp_user_timeout(UNACKNOWLEDGED);
+        builder
     }
 
     fn build(&self, connect_timeout: Duration) -> Result<reqwest::Client> {

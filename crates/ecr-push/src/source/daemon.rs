@@ -13,13 +13,15 @@ use tokio::sync::mpsc;
 use tokio_util::io::ReaderStream;
 use tokio_util::task::AbortOnDropHandle;
 
+#[cfg(unix)]
+use super::OpenLayer;
 use super::archive::{Archive, Input};
 use super::layout::{Directory, deliver, preview_of};
 use super::named::no_platform;
 use super::select::{Blobs, Selected, from_root};
 use super::tar_index::{Entries, Mode, Wanted};
 use super::{
-    Chosen, ConfigBlob, Contents, Image, LayerRef, LayerSink, Named, OpenLayer, Preview, Selection, Source, StoredLayer,
+    Chosen, ConfigBlob, Contents, Image, LayerRef, LayerSink, Named, Preview, Selection, Source, StoredLayer,
 };
 use crate::engine::{Engine, EngineImage, Export, LocalStore};
 use crate::error::Result;
@@ -42,6 +44,7 @@ pub struct DockerDaemon {
 /// Where the bytes come from.
 enum Door {
     /// The layer store of a graph driver. The config is in hand already.
+    #[cfg_attr(not(unix), expect(dead_code, reason = "only Unix has graph drivers"))]
     Graph { config: Bytes, layers: Vec<StoredLayer> },
     /// The blobs of a containerd content store.
     Content { directory: Directory, selected: Box<Selected> },

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use super::drive::seed;
 use crate::fuzzing::recipe;
-use crate::fuzzing::{SEPARATOR, cache, store};
+#[cfg(unix)]
+use crate::fuzzing::store;
+use crate::fuzzing::{SEPARATOR, cache};
 use crate::image::Digest;
 
 fn recorded(path: &str) -> Vec<u8> {
@@ -272,11 +274,13 @@ fn seeds_of_tokens_and_the_cache() {
 }
 
 /// CRC-64 as Go's `hash/crc64` has it for ISO, bit by bit.
+#[cfg(unix)]
 fn crc64(bytes: &[u8]) -> u64 {
     let step = |sum: u64| (sum >> 1) ^ if sum & 1 == 1 { 0xd800_0000_0000_0000 } else { 0 };
     !bytes.iter().fold(!0, |sum, byte| (0..8).fold(sum ^ u64::from(*byte), |sum, _| step(sum)))
 }
 
+#[cfg(unix)]
 #[test]
 fn seeds_of_stores() {
     use base64::Engine as _;
