@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek};
 use std::path::Path;
 
 use bytes::Bytes;
@@ -75,36 +75,27 @@ impl Archive {
             return Ok(archive);
         }
         let refuse = |what: String| source_error("open archive", format!("{} {what}", archive.name));
-        let file = File::open(path).map_err(|error| {
+        // Windows opens no directory as a file, and says no more than that access is denied.
+        if path.is_dir() {
+            return Err(refuse("is a directory".into()).with_hint("for an OCI layout in a directory write `oci:DIR`"));
+        }
+        let mut file = File::open(path).map_err(|error| {
             let what = match error.kind() {
                 io::ErrorKind::NotFound => "does not exist".to_owned(),
                 _ => format!("cannot be opened: {error}"),
             };
             refuse(what).with_source(error)
         })?;
-        let metadata =
-            file.metadata().map_err(|error| refuse(format!("cannot be read: {error}")).with_source(error))?;
-        if metadata.is_dir() {
-            return Err(refuse("is a directory".into()).with_hint("for an OCI layout in a directory write `oci:DIR`"));
-        }
-        let content = Content::File { file: file.into(), offset: 0, len: metadata.len() };
-        let mut head = [0; 4];
-        let n = if metadata.is_file() {
-            content.read_at(&mut head, 0).map_err(|e| refuse(format!("cannot be read: {e}")))?
-        } else {
-            0
-        };
-        if !metadata.is_file() || head[..n].starts_with(&[0x1f, 0x8b]) || head == ZSTD {
-            let Content::File { file, .. } = content else { return Ok(archive) };
-            archive.input =
-                Input::Stream { reader: plain(Box::new(SharedFile(file)), &archive.name)?, all_needed: false };
+        let unreadable = |error: io::Error| refuse(format!("cannot be read: {error}")).with_source(error);
+        let is_file = file.metadata().map_err(unreadable)?.is_file();
+        let head = if is_file { head_of_file(&mut file).map_err(unreadable)? } else { Vec::new() };
+        if !is_file || head.starts_with(&GZIP) || head == ZSTD {
+            archive.input = Input::Stream { reader: plain(Box::new(file), &archive.name)?, all_needed: false };
             return Ok(archive);
         }
-        if n == 0 {
+        if head.is_empty() {
             return Err(refuse("is empty".into()));
         }
-        let Content::File { file, .. } = content else { return Ok(archive) };
-        let file = file.try_clone().map_err(|error| refuse(format!("cannot be read: {error}")))?;
         let entries = Entries::of_file(file, &archive.name)?;
         let found = find(&entries, &archive.name, mode, reference, selection)?;
         archive.input = Input::File { entries, found: Box::new(found) };
@@ -166,7 +157,17 @@ fn needs(image: &Image, digest: Digest, diff_id: Option<DiffId>) -> bool {
     }
 }
 
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// The first four bytes of a file that is read from its start afterwards. On Windows even a read at an offset moves where the next one
+/// begins, so it is put back and not left to the system.
+fn head_of_file(file: &mut File) -> io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    file.by_ref().take(4).read_to_end(&mut head)?;
+    file.rewind()?;
+    Ok(head)
+}
 
 /// Unpacks a gzip stream; an uncompressed one stays as it is.
 fn plain(mut reader: Box<dyn Read + Send>, name: &str) -> Result<Box<dyn Read + Send>> {
@@ -183,7 +184,7 @@ fn plain(mut reader: Box<dyn Read + Send>, name: &str) -> Result<Box<dyn Read + 
         return Err(source_error("open archive", format!("{name} is compressed with zstd, which is not read"))
             .with_hint("unpack it first: `zstd -dc FILE | ecr-push push docker-archive:- ...`"));
     }
-    let gzip = head.starts_with(&[0x1f, 0x8b]);
+    let gzip = head.starts_with(&GZIP);
     let whole = io::Cursor::new(head).chain(reader);
     if gzip {
         // Some tools write several members; all of them are the stream.
@@ -191,14 +192,6 @@ fn plain(mut reader: Box<dyn Read + Send>, name: &str) -> Result<Box<dyn Read + 
         return Ok(Box::new(Bounded::new(unpacked, MOST_UNPACKED)));
     }
     Ok(Box::new(whole))
-}
-
-struct SharedFile(std::sync::Arc<File>);
-
-impl Read for SharedFile {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*self.0).read(buffer)
-    }
 }
 
 #[derive(Deserialize)]

@@ -345,6 +345,7 @@ impl Read for ContentReader {
     }
 }
 
+/// Reads at an offset. On Windows this also moves where the next plain read begins: a file that is read so is read so by everybody.
 #[cfg(unix)]
 fn read_file_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     std::os::unix::fs::FileExt::read_at(file, buffer, offset)
