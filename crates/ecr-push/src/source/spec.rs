@@ -85,13 +85,22 @@ impl FromStr for SourceSpec {
     }
 }
 
+/// The bytes of a Windows path up to and with its drive's colon: `C:\`, `\\?\C:\`, `\\.\C:\`; on Windows also `C:/`. 0 if it has none.
+fn drive(path: &str) -> usize {
+    let local = path.strip_prefix(r"\\?\").or_else(|| path.strip_prefix(r"\\.\")).unwrap_or(path);
+    match local.as_bytes() {
+        [letter, b':', slash, ..]
+            if letter.is_ascii_alphabetic() && (*slash == b'\\' || (cfg!(windows) && *slash == b'/')) =>
+        {
+            path.len() - local.len() + 2
+        }
+        _ => 0,
+    }
+}
+
 /// Splits `PATH[:REF]` at the first colon, as skopeo does; a Windows drive letter stays with its path.
 fn path_and_reference(transport: &str, rest: &str) -> Result<(PathBuf, Option<String>)> {
-    let drive = rest.len() >= 3
-        && rest.as_bytes()[0].is_ascii_alphabetic()
-        && rest.as_bytes()[1] == b':'
-        && (rest.as_bytes()[2] == b'\\' || (cfg!(windows) && rest.as_bytes()[2] == b'/'));
-    let from = if drive { 2 } else { 0 };
+    let from = drive(rest);
     let (path, reference) = match rest[from..].find(':') {
         Some(colon) => (&rest[..from + colon], Some(&rest[from + colon + 1..])),
         None => (rest, None),
@@ -159,8 +168,18 @@ mod tests {
 
     #[test]
     fn a_drive_letter_stays_with_its_path() {
-        let spec: SourceSpec = r"docker-archive:C:\images\a.tar:app:v1".parse().unwrap();
-        let expected = SourceSpec::DockerArchive { path: r"C:\images\a.tar".into(), reference: Some("app:v1".into()) };
-        assert_eq!(spec, expected);
+        for path in [
+            r"C:\images\a.tar",
+            r"\\?\C:\images\a.tar",
+            r"\\.\c:\a.tar",
+            r"\\?\UNC\server\images\a.tar",
+            r"\\server\a.tar",
+        ] {
+            for reference in [None, Some("app:v1".to_owned())] {
+                let text = reference.as_ref().map_or(path.to_owned(), |reference| format!("{path}:{reference}"));
+                let spec: SourceSpec = format!("docker-archive:{text}").parse().unwrap();
+                assert_eq!(spec, SourceSpec::DockerArchive { path: path.into(), reference });
+            }
+        }
     }
 }
