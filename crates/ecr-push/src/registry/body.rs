@@ -52,6 +52,14 @@ impl Watch {
         })
     }
 
+    /// One of whose bytes the connection took so many just now.
+    #[cfg(test)]
+    pub(super) fn having_sent(bytes: u64) -> Arc<Self> {
+        let watch = Self::new();
+        watch.sent.store(bytes, Ordering::Relaxed);
+        watch
+    }
+
     fn note(&self) {
         self.moved.store(self.started.elapsed().as_millis() as u64, Ordering::Relaxed);
     }

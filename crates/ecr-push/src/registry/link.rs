@@ -2,16 +2,37 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
+
+use super::body::Watch;
 
 /// Looks at most so often.
 const EVERY: Duration = Duration::from_millis(900);
 
-/// The bytes of each connection to the registry, or to the proxy before it, that the other end has not acknowledged, as Linux tells them.
-/// Elsewhere nothing is known. One for all uploads of a push: they share the line, and whose turn it is on a slow one is not theirs to say.
-#[derive(Default)]
-pub(super) struct Link(Mutex<Seen>);
+/// The most that a system holds back for one connection: what Linux, macOS and Windows let a send buffer grow to by themselves.
+const HELD_BACK: u64 = 4 << 20;
+
+/// The slowest line, in bytes a second, that is waited for where the system does not say what the other end has acknowledged.
+const SLOWEST: u64 = 32_000;
+
+/// The line to the registry, or to the proxy before it. On Linux the kernel says what of each connection the other end has not
+/// acknowledged. Elsewhere an upload only knows what its connection took, so it waits as long as a slow line needs for all that the system
+/// may still hold. One for all uploads of a push: they share the line, and whose turn it is on a slow one is not theirs to say.
+pub(super) struct Link {
+    /// True if the system says what is acknowledged.
+    sees: bool,
+    seen: Mutex<Seen>,
+}
+
+/// What is known of the line besides an upload's own bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Line {
+    /// How long ago it moved last. `None` if that was not seen yet.
+    pub(super) idle: Option<Duration>,
+    /// How long it may seem to stand still while it passes on what the system holds back.
+    pub(super) unseen: Duration,
+}
 
 #[derive(Default)]
 struct Seen {
@@ -21,18 +42,41 @@ struct Seen {
     moved: Option<Instant>,
     /// By the socket's inode.
     held: HashMap<u64, u64>,
+    /// The uploads under way, where the system says nothing.
+    uploads: Vec<Weak<Watch>>,
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { sees: cfg!(target_os = "linux"), seen: Mutex::default() }
+    }
 }
 
 impl Link {
     /// Notes whom the registry's answers come from.
     pub(super) fn note_peer(&self, peer: SocketAddr) {
-        self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).peers.insert(peer);
+        self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).peers.insert(peer);
     }
 
-    /// How long ago the last byte was acknowledged, as far as it was watched: it is seen only if this is called about once a second. `None`
-    /// if none was seen yet.
-    pub(super) fn idle(&self) -> Option<Duration> {
-        let mut seen = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    /// Notes an upload that uses the line until it is dropped.
+    pub(super) fn note_upload(&self, upload: &Arc<Watch>) {
+        if self.sees {
+            return;
+        }
+        let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        seen.uploads.retain(|upload| upload.strong_count() > 0);
+        seen.uploads.push(Arc::downgrade(upload));
+    }
+
+    /// Looks at the line. What is acknowledged is seen only if this is called about once a second.
+    pub(super) fn look(&self) -> Line {
+        let mut seen = self.seen.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        if !self.sees {
+            let uploads: Vec<_> = seen.uploads.iter().filter_map(Weak::upgrade).collect();
+            let held: u64 = uploads.iter().map(|upload| upload.sent().min(HELD_BACK)).sum();
+            let idle = uploads.iter().map(|upload| upload.idle()).min();
+            return Line { idle, unseen: Duration::from_secs(held / SLOWEST) };
+        }
         if seen.looked.is_none_or(|looked| looked.elapsed() >= EVERY) {
             let held = held(&seen.peers);
             if has_moved(&seen.held, &held) {
@@ -41,7 +85,7 @@ impl Link {
             seen.held = held;
             seen.looked = Some(Instant::now());
         }
-        seen.moved.map(|moved| moved.elapsed())
+        Line { idle: seen.moved.map(|moved| moved.elapsed()), unseen: Duration::ZERO }
     }
 }
 
@@ -132,6 +176,24 @@ mod tests {
             None
         );
         assert_eq!((socket("socket:[41122]"), socket("/dev/null")), (Some(41122), None));
+    }
+
+    #[test]
+    fn where_nothing_is_acknowledged_the_line_has_time_for_what_all_uploads_may_hold_back() {
+        let link = Link { sees: false, seen: Mutex::default() };
+        assert_eq!(link.look(), Line::default());
+        let (small, large) = (Watch::having_sent(1_000_000), Watch::having_sent(900_000_000));
+        link.note_upload(&small);
+        assert_eq!(link.look().unseen, Duration::from_secs(31));
+        link.note_upload(&large);
+        let line = link.look();
+        assert_eq!(line.unseen, Duration::from_secs(162), "no system holds back 900 MB");
+        assert!(line.idle.unwrap() <= small.idle(), "what one takes is movement for all");
+        drop((small, large));
+        assert_eq!(link.look(), Line::default(), "an upload that ended holds nothing");
+        let seeing = Link { sees: true, seen: Mutex::default() };
+        seeing.note_upload(&Watch::having_sent(1_000_000));
+        assert_eq!(seeing.look().unseen, Duration::ZERO);
     }
 
     #[test]

@@ -11,6 +11,7 @@ use reqwest::Response;
 use url::Url;
 
 use super::body::{Broken, Watch, body};
+use super::link::Line;
 use super::{ASKED, BlobStatus, Progress, Repository, STALLED, failure, stored_wrong};
 use crate::error::{Error, Result, Retry, Side};
 use crate::image::Digest;
@@ -36,6 +37,14 @@ const LOOK: Duration = Duration::from_secs(1);
 /// So much longer an upload may stand still while others move. A connection whose other end is gone ends earlier, by the system's own limit
 /// for bytes without an acknowledgement.
 const PASSED_OVER: Duration = Duration::from_secs(270);
+
+/// How much longer an upload is waited for that may stand still for `limit`, and of which nothing has moved for `own`. `None` if it is dead.
+fn patience(limit: Duration, own: Duration, line: Line) -> Option<Duration> {
+    let idle = line.idle.map_or(own, |line| line.min(own));
+    let by_line = (limit + line.unseen.min(PASSED_OVER)).checked_sub(idle)?;
+    let by_itself = (limit + PASSED_OVER).checked_sub(own)?;
+    Some(by_line.min(by_itself)).filter(|rest| !rest.is_zero())
+}
 
 /// What came of a mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -138,6 +147,7 @@ impl Repository {
         let credential = self.auth.credential().await?;
         let expected = if hashed { None } else { Some(digest) };
         let (watch, stream) = body(content.clone(), expected, progress);
+        self.link.note_upload(&watch);
         let mut request = self
             .http
             .client_for(&target)
@@ -221,19 +231,17 @@ impl Repository {
             let limit = if watch.ended() { commit_time(size) } else { STALLED };
             let own = watch.idle();
             // What the system holds back may still be on its way, or wait while the other uploads have the line.
-            let line = if own < LOOK { None } else { self.link.idle() };
-            let idle = line.map_or(own, |line| line.min(own));
-            if idle >= limit || own >= limit + PASSED_OVER {
-                return own;
-            }
+            let line = if own < LOOK { Line::default() } else { self.link.look() };
+            let Some(rest) = patience(limit, own, line) else { return own };
+            let idle = line.idle.map_or(own, |line| line.min(own));
             if idle >= STALLED && !std::mem::replace(&mut said, true) {
-                let (host, limit) = (self.host(), limit.as_secs());
+                let (host, limit) = (self.host(), (idle + rest).as_secs());
                 let (digest, idle) = (digest.short(), idle.as_secs());
                 self.events.notice(format!(
                     "{host} has not confirmed {digest} within {idle} s of its last byte; it is waited for up to {limit} s"
                 ));
             }
-            tokio::time::sleep((limit - idle).min(Duration::from_secs(1))).await;
+            tokio::time::sleep(rest.min(Duration::from_secs(1))).await;
         }
     }
 
@@ -278,5 +286,28 @@ mod tests {
         let seconds =
             [0, 1_000_000, 100_000_000, 5_000_000_000, 50_000_000_000].map(|size| commit_time(size).as_secs());
         assert_eq!(seconds, [30, 46, 195, 695, 5095]);
+    }
+
+    #[test]
+    fn a_slow_line_is_waited_for_whether_or_not_it_is_seen_and_a_dead_one_is_not_for_ever() {
+        let seconds = Duration::from_secs;
+        let line = |idle: Option<u64>, unseen: u64| Line { idle: idle.map(seconds), unseen: seconds(unseen) };
+        for (own, line, rest) in [
+            (29, line(None, 0), Some(1)),
+            (30, line(None, 0), None),
+            // Acknowledged bytes are seen.
+            (100, line(Some(2), 0), Some(28)),
+            (299, line(Some(0), 0), Some(1)),
+            (300, line(Some(0), 0), None),
+            // They are not: as long as a slow line needs, and while other uploads move.
+            (30, line(Some(30), 40), Some(40)),
+            (69, line(Some(69), 40), Some(1)),
+            (70, line(Some(70), 40), None),
+            (70, line(Some(1), 40), Some(69)),
+            (299, line(Some(299), 10_000), Some(1)),
+            (300, line(Some(1), 10_000), None),
+        ] {
+            assert_eq!(patience(seconds(30), seconds(own), line), rest.map(seconds), "{own} {line:?}");
+        }
     }
 }
