@@ -448,7 +448,9 @@ fn look(path: &Path) -> Option<String> {
             Err(_) => "does not exist".to_owned(),
         }),
         // A folder on the way is closed to us (rootful podman's, to everyone but root): nothing says there is a socket.
-        io::ErrorKind::PermissionDenied => Some("its folder may not be searched".to_owned()),
+        io::ErrorKind::PermissionDenied if !endpoint::is_pipe(path) => {
+            Some("its folder may not be searched".to_owned())
+        }
         _ => None,
     }
 }

@@ -39,7 +39,7 @@ impl Endpoint {
     /// The endpoint of a socket or named pipe in one of the usual places.
     pub fn local(path: &Path) -> Self {
         let text = path.to_string_lossy().replace('\\', "/");
-        let (address, scheme) = if text.starts_with("//./pipe/") {
+        let (address, scheme) = if is_pipe(path) {
             (Address::Pipe(path.to_owned()), "npipe")
         } else {
             (Address::Unix(path.to_owned()), "unix")
@@ -99,13 +99,22 @@ pub(super) fn chosen(settings: &EngineSettings) -> Result<Option<Endpoint>> {
     }))
 }
 
+/// Where engines listen on Windows: Docker Desktop and dockerd, Docker Desktop for Linux containers, Podman's machine.
+const PIPES: [&str; 3] =
+    ["//./pipe/docker_engine", "//./pipe/dockerDesktopLinuxEngine", "//./pipe/podman-machine-default"];
+
+/// True for the path of a named pipe.
+pub(super) fn is_pipe(path: &Path) -> bool {
+    path.to_string_lossy().replace('\\', "/").starts_with("//./pipe/")
+}
+
 /// The sockets where engines usually listen, in the order they are tried.
 pub(super) fn candidates(settings: &EngineSettings) -> Vec<PathBuf> {
     if let Some(candidates) = &settings.candidates {
         return candidates.clone();
     }
     if cfg!(windows) {
-        return vec!["//./pipe/docker_engine".into()];
+        return PIPES.map(PathBuf::from).to_vec();
     }
     let runtime = |path: &str| settings.runtime_dir.as_ref().map(|dir| dir.join(path));
     let home = |path: &str| settings.home.as_ref().map(|dir| dir.join(path));
@@ -266,11 +275,16 @@ mod tests {
             ..EngineSettings::default()
         };
         let paths = candidates(&settings);
-        if cfg!(unix) {
+        if cfg!(windows) {
+            assert_eq!(paths, PIPES.map(PathBuf::from));
+        } else {
             assert_eq!(paths[0], Path::new("/var/run/docker.sock"));
             assert_eq!(paths[1], Path::new("/run/user/7/docker.sock"));
             assert_eq!(paths.len(), 7);
             assert_eq!(candidates(&EngineSettings::default()).len(), 2);
+        }
+        for pipe in PIPES {
+            assert_eq!(Endpoint::local(Path::new(pipe)).address, Address::Pipe(pipe.into()));
         }
         assert_eq!(Endpoint::local(Path::new("/a/d.sock")).text, "unix:///a/d.sock");
         assert_eq!(Endpoint::local(Path::new(r"\\.\pipe\docker_engine")).text, "npipe:////./pipe/docker_engine");
