@@ -13,12 +13,14 @@ use url::Url;
 /// The environment, replaceable in tests.
 pub struct Environment {
     variables: BTreeMap<OsString, OsString>,
+    /// True where a variable is found whatever the case of its name: on Windows.
+    ignores_case: bool,
 }
 
 impl Environment {
     /// The process's own.
     pub fn of_process() -> Self {
-        Self { variables: std::env::vars_os().collect() }
+        Self { variables: std::env::vars_os().collect(), ignores_case: cfg!(windows) }
     }
 
     /// The process's own as it is now, with what the AWS SDK's credential process has no business with taken away from the process, which
@@ -26,11 +28,7 @@ impl Environment {
     /// (`is_task`) also everything that the agent or runner gives to that alone (ci-contracts 1.3).
     pub fn taken_from_process(is_task: bool, passed: &[String]) -> Self {
         let environment = Self::of_process();
-        let is_taken = |name: &str| {
-            !passed.iter().any(|passed| passed == name)
-                && (JOB_TOKENS.contains(&name) || is_task && is_the_tasks_own(name))
-        };
-        for name in environment.variables.keys().filter(|name| name.to_str().is_some_and(is_taken)) {
+        for name in environment.not_for_children(is_task, passed) {
             // SAFETY: `main` calls this before it starts a thread, so nobody reads the environment meanwhile.
             #[allow(unsafe_code)]
             unsafe {
@@ -40,10 +38,21 @@ impl Environment {
         environment
     }
 
+    fn not_for_children(&self, is_task: bool, passed: &[String]) -> impl Iterator<Item = &OsStr> {
+        let is_one = |one: &str, name: &str| one == name || self.ignores_case && one.eq_ignore_ascii_case(name);
+        let is_taken = move |name: &str| {
+            let shown = if self.ignores_case { name.to_ascii_uppercase() } else { name.to_owned() };
+            !passed.iter().any(|passed| is_one(passed, name))
+                && (JOB_TOKENS.contains(&shown.as_str()) || is_task && is_the_tasks_own(&shown))
+        };
+        self.variables.keys().map(OsString::as_os_str).filter(move |name| name.to_str().is_some_and(&is_taken))
+    }
+
     /// The given variables and no others.
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn of(variables: &[(&str, &str)]) -> Self {
-        Self { variables: variables.iter().map(|(name, value)| (name.into(), value.into())).collect() }
+        let variables = variables.iter().map(|(name, value)| (name.into(), value.into())).collect();
+        Self { variables, ignores_case: cfg!(windows) }
     }
 
     /// The same without the variables that speak of AWS.
@@ -59,9 +68,8 @@ impl Environment {
 
     fn get(&self, name: &str) -> Option<OsString> {
         let exact = self.variables.get(OsStr::new(name));
-        // Windows knows no case.
         let similar = || {
-            let mut all = self.variables.iter().filter(|_| cfg!(windows));
+            let mut all = self.variables.iter().filter(|_| self.ignores_case);
             all.find(|(known, _)| known.eq_ignore_ascii_case(name)).map(|(_, value)| value)
         };
         exact.or_else(similar).cloned()
@@ -193,6 +201,21 @@ fn is_the_tasks_own(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn where_the_system_ignores_case_so_does_what_a_task_reads_and_takes_away() {
+        let given = [("Input_awsRegion", "eu-west-1"), ("Endpoint_Auth_Parameter_x", "s"), ("Path", "p")];
+        let windows = Environment { ignores_case: true, ..Environment::of(&given) };
+        for name in ["INPUT_AWSREGION", "Input_awsRegion", "input_awsregion"] {
+            assert_eq!(windows.get(name), Some("eu-west-1".into()), "{name}");
+        }
+        assert_eq!(windows.get("PATH"), Some("p".into()));
+        let taken: Vec<_> = windows.not_for_children(true, &[]).collect();
+        assert_eq!(taken, ["Endpoint_Auth_Parameter_x", "Input_awsRegion"]);
+        let unix = Environment { ignores_case: false, ..Environment::of(&given) };
+        assert_eq!((unix.get("PATH"), unix.get("Path")), (None, Some("p".into())));
+        assert_eq!(unix.not_for_children(true, &[]).count(), 0);
+    }
 
     #[test]
     fn every_token_that_is_taken_away_is_in_the_documentation() {
