@@ -29,6 +29,10 @@ use run::{Afterwards, End, until_stopped};
 /// How many files the program needs at least, beside the standard ones: the runtime's, a connection, an image.
 const FILES: usize = 16;
 
+/// The stack of the thread that runs the command, in bytes: what the main thread has on most Linux systems. On Windows that has 1 MiB,
+/// elsewhere what `ulimit -s` says, and a debug build needs more than 1 MiB to ask for instance metadata.
+const STACK: usize = 8 << 20;
+
 /// Pushed, but something that follows a push failed.
 const UNFINISHED: u8 = 3;
 /// Pushed.
@@ -59,15 +63,28 @@ fn main() -> ExitCode {
         eprintln!("error: this program may open too few files: {error}\nhint: allow more (`ulimit -n`)");
         return ExitCode::from(FAILED);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: the system refused to start the program's threads: {error}");
-            return ExitCode::from(FAILED);
-        }
-    };
+    let work = move || carry_out(cli.command, environment);
+    match std::thread::Builder::new().name("ecr-push".to_owned()).stack_size(STACK).spawn(work) {
+        Ok(thread) => match thread.join() {
+            Ok(Ok(status)) => return ExitCode::from(status),
+            Ok(Err(error)) => no_threads(&error),
+            // The hook has reported it.
+            Err(panic) => std::panic::resume_unwind(panic),
+        },
+        Err(error) => no_threads(&error),
+    }
+    ExitCode::from(FAILED)
+}
+
+fn no_threads(error: &std::io::Error) {
+    eprintln!("error: the system refused to start the program's threads: {error}");
+}
+
+/// Runs the command to its end. Answers the exit status; an error if no threads can be had for it.
+fn carry_out(command: Command, environment: Environment) -> std::io::Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let status = runtime.block_on(async {
-        match cli.command {
+        match command {
             Command::Push(args) => push(&args, &environment).await,
             Command::Demo(args) => demo::run(&args, environment).await,
             Command::AzureTask(args) => ci::azure::task(&args, &environment).await,
@@ -76,7 +93,7 @@ fn main() -> ExitCode {
     });
     // A thread may still be waiting for bytes that nobody needs any more.
     runtime.shutdown_background();
-    ExitCode::from(status)
+    Ok(status)
 }
 
 /// Whether a few files more can be opened. The runtime panics where it finds no room for its own.

@@ -112,6 +112,23 @@ async fn no_credentials_list_every_source_with_its_reason_within_three_seconds()
     }
 }
 
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_stack_of_the_main_thread_is_enough() {
+    // Windows gives it 1 MiB. Region and credentials come from instance metadata, the longest way there is.
+    let config = Config { imds: Some(Imds::default()), ..Config::default() };
+    let stand = Stand::strict(config).await;
+    for stack in ["-s 1024", "-s 256"] {
+        let run = stand
+            .bare(&push_words(""))
+            .env("AWS_EC2_METADATA_SERVICE_ENDPOINT", stand.server.imds_endpoint().unwrap())
+            .ulimit(stack)
+            .run()
+            .await;
+        assert_eq!(run.status, 0, "ulimit {stack}: {}", run.stderr);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn neither_region_nor_credentials_takes_three_seconds_too() {
     let hang = Imds { mode: ImdsMode::Hang, ..Imds::default() };

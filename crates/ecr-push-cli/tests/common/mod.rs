@@ -181,6 +181,8 @@ pub struct Program {
     environment: BTreeMap<String, OsString>,
     stdin: Stdio,
     limit: Duration,
+    /// Words of `ulimit`.
+    ulimit: Option<&'static str>,
 }
 
 impl Program {
@@ -191,7 +193,15 @@ impl Program {
             environment: BTreeMap::new(),
             stdin: Stdio::null(),
             limit: Duration::from_secs(40),
+            ulimit: None,
         }
+    }
+
+    /// Starts it by a shell that sets this limit first.
+    #[cfg(unix)]
+    pub fn ulimit(mut self, words: &'static str) -> Self {
+        self.ulimit = Some(words);
+        self
     }
 
     pub fn arg(mut self, word: impl AsRef<OsStr>) -> Self {
@@ -225,9 +235,20 @@ impl Program {
     }
 
     pub fn start(self) -> Running {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_ecr-push"))
+        let program = env!("CARGO_BIN_EXE_ecr-push");
+        let mut command = match self.ulimit {
+            Some(words) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", &format!("ulimit {words} && exec \"$0\" \"$@\""), program]);
+                shell
+            }
+            None => Command::new(program),
+        };
+        let mut child = command
             .args(&self.words)
             .env_clear()
+            // Without it Windows has no network.
+            .envs(std::env::var_os("SystemRoot").filter(|_| cfg!(windows)).map(|root| ("SystemRoot", root)))
             .envs(&self.environment)
             .stdin(self.stdin)
             .stdout(Stdio::piped())
