@@ -62,7 +62,8 @@ impl Spool {
     }
 
     /// A new file. It has no name (or loses it at once) and mode 0600, so nobody else can open it and nothing stays
-    /// behind, however the process ends.
+    /// behind, however the process ends. On Windows it keeps a name until it is closed; it is shared with nobody, and the system deletes it
+    /// when its last handle goes.
     pub(super) fn create(&self) -> Result<Writer> {
         let made = tempfile::tempfile_in(&*self.directory).and_then(|file| {
             // Made without a name, it has the mode that every new file has.
@@ -165,11 +166,16 @@ mod tests {
         let spool = Spool::new(directory.path()).unwrap();
         let mut writer = spool.create().unwrap();
         writer.write_all(b"hello").unwrap();
-        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+        for entry in std::fs::read_dir(directory.path()).unwrap() {
+            let path = entry.unwrap().path();
+            assert!(cfg!(windows), "{} has a name", path.display());
+            assert!(std::fs::File::open(&path).is_err(), "{} can be opened by another", path.display());
+        }
         let spooled = writer.finish();
         assert_eq!(spooled.digest, Digest::of(b"hello"));
         assert_eq!(&spooled.content.to_bytes(100).unwrap()[..], b"hello");
         drop(spooled);
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
         assert_eq!(spool.usage.now.load(Ordering::Relaxed), 0);
         assert_eq!(spool.peak(), 5);
     }
