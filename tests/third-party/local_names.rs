@@ -9,7 +9,7 @@ use ecr_push::containerd::ContainerdSettings;
 use ecr_push::engine::EngineSettings;
 use ecr_push::events::Events;
 use ecr_push::http::HttpSettings;
-use ecr_push::push::{DestinationSpec, LocalImage, PushRequest, ReuseSettings, push};
+use ecr_push::push::{DestinationSpec, LocalImage, PushRequest, Removed, ReuseSettings, push};
 use ecr_push::registry::DockerConfig;
 use ecr_push::source::Selection;
 use local_ecr::{Config, LocalEcr};
@@ -77,7 +77,7 @@ impl Desk {
         self.runtime.block_on(local.tag(name)).expect("a name");
     }
 
-    fn remove(&self, local: &LocalImage, targets: &[&str]) -> ecr_push::Result<Vec<String>> {
+    fn remove(&self, local: &LocalImage, targets: &[&str]) -> ecr_push::Result<Removed> {
         let targets: Vec<String> = targets.iter().map(|&target| target.to_owned()).collect();
         self.runtime.block_on(local.remove(&targets))
     }
@@ -102,9 +102,9 @@ impl Desk {
 
         // Another name that is not ours to take keeps the image.
         self.engine.run(&["tag", source, kept]);
-        assert_eq!(self.remove(&local, &[target]).expect("removed"), [target, local.reference()]);
+        assert_eq!(self.remove(&local, &[target]).expect("removed").names, [target, local.reference()]);
         assert_eq!((self.id(target), self.id(source), self.id(kept)), (None, None, Some(id.clone())));
-        assert!(self.remove(&local, &[target]).expect("nothing to do").is_empty());
+        assert!(self.remove(&local, &[target]).expect("nothing to do").names.is_empty());
 
         // By its ID: refused while there are more names, and said which.
         let local = self.push(&id[..12], false).expect("an engine's image");
@@ -118,9 +118,39 @@ impl Desk {
         assert!(hints.contains(kept) && hints.contains(source), "{hints}");
         assert_eq!((self.id(target), self.id(kept).as_ref()), (None, Some(&id)));
         self.engine.run(&["rmi", kept]);
-        assert_eq!(self.remove(&local, &[]).expect("removed"), [&id[..12]]);
+        assert_eq!(self.remove(&local, &[]).expect("removed").names, [&id[..12]]);
         assert_eq!((self.id(source), self.id(&id)), (None, None));
-        assert!(self.remove(&local, &[]).expect("nothing to do").is_empty());
+        assert!(self.remove(&local, &[]).expect("nothing to do").names.is_empty());
+    }
+
+    /// A container uses the image, whose only name is `source`, and another image has the name that is pushed to.
+    fn an_image_in_use_keeps_the_pushed_name(&self, source: &str, older: &str) {
+        let target = "localhost:1234/team/app:in-use";
+        let local = self.push(source, false).expect("an engine's image");
+        let id = self.id(source).expect("an image");
+        self.engine.run(&["create", "--name", "local-names", "--network", "none", source, "/none"]);
+        let (kept, why) = self.remove(&local, &[]).expect("no failure").kept.expect("a name");
+        assert!(kept == local.reference() && why.message().contains("container"), "{kept}: {why}");
+        assert_eq!(self.id(source).as_ref(), Some(&id));
+
+        self.engine.run(&["tag", older, target]);
+        let removed = self.remove(&local, &[target]).expect("no failure");
+        assert_eq!(
+            (removed.names, removed.kept.expect("a name").0.as_str()),
+            (vec![local.reference().to_owned()], target)
+        );
+        assert_eq!((self.id(source), self.id(target).as_ref()), (None, Some(&id)));
+        assert!(self.id(older).is_some_and(|older| older != id));
+
+        // Without the container both go, and the other image has lost the name.
+        self.engine.run(&["tag", target, source]);
+        self.engine.run(&["rm", "local-names"]);
+        self.engine.run(&["tag", source, "local-names:spare"]);
+        self.engine.run(&["tag", older, target]);
+        assert_eq!(self.remove(&local, &[target]).expect("removed").names, [target, local.reference()]);
+        assert_eq!((self.id(source), self.id(target)), (None, None));
+        self.engine.run(&["tag", "local-names:spare", source]);
+        self.engine.run(&["rmi", "local-names:spare"]);
     }
 }
 
@@ -132,18 +162,13 @@ fn docker() {
     let desk = Desk::new(stack.engine());
     let source = "local-names:1";
     stack.image(source);
-    // A container that uses the image, and a neighbour who takes the name.
-    let local = desk.push(source, false).expect("an engine's image");
-    stack.engine().run(&["create", "--name", "local-names", "--network", "none", source, "/none"]);
-    let error = desk.remove(&local, &[]).expect_err("in use");
-    assert_eq!(error.status(), Some(409), "{error}");
-    assert!(error.message().contains("container"), "{error}");
-    assert!(error.hints().concat().contains("docker ps --all"), "{:?}", error.hints());
-    stack.engine().run(&["rm", "local-names"]);
     stack.image(SMALL);
+    desk.an_image_in_use_keeps_the_pushed_name(source, SMALL);
+    // A neighbour takes the source's name.
+    let local = desk.push(source, false).expect("an engine's image");
     stack.engine().run(&["tag", source, "local-names:2"]);
     stack.engine().run(&["tag", SMALL, source]);
-    assert!(desk.remove(&local, &[]).expect("nothing to do").is_empty());
+    assert!(desk.remove(&local, &[]).expect("nothing to do").names.is_empty());
     assert_eq!(desk.id(source), desk.id(SMALL));
     stack.engine().run(&["tag", "local-names:2", source]);
     stack.engine().run(&["rmi", "local-names:2"]);

@@ -4,7 +4,7 @@ use std::future::Future;
 
 use ecr_push::events::{Event, Events};
 use ecr_push::push::{LocalImage, PushReport, PushRequest};
-use ecr_push::{Error, Result};
+use ecr_push::{Error, Result, text};
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
@@ -57,13 +57,17 @@ impl Afterwards {
             Self::Leave => Vec::new(),
             Self::Tag => tag(image, &references, reporter).await,
             Self::Remove => match image.remove(&references).await {
-                Ok(removed) if removed.is_empty() => {
-                    reporter
-                        .notice("nothing was removed from the engine: the names are gone, or mean another image now");
-                    Vec::new()
-                }
                 Ok(removed) => {
-                    removed.iter().for_each(|name| reporter.notice(format!("removed {name} from the engine")));
+                    removed.names.iter().for_each(|name| reporter.notice(format!("removed {name} from the engine")));
+                    match removed.kept {
+                        Some((name, why)) => {
+                            reporter.notice(text!["the image stays in the engine as ", name, ": ", why.message()]);
+                        }
+                        None if removed.names.is_empty() => reporter.notice(
+                            "nothing was removed from the engine: the names are gone, or mean another image now",
+                        ),
+                        None => {}
+                    }
                     Vec::new()
                 }
                 Err(error) => vec![error.prefixed("the image was pushed, and is not all removed from the engine: ")],

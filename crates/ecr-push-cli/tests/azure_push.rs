@@ -320,27 +320,58 @@ async fn f60_the_source_and_the_pushed_names_are_removed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn f60_a_removal_that_fails_never_fails_a_finished_push() {
     let stand = Stand::new().await;
-    let by_id: fn(&Stand, &RecordedEngine) -> common::Program = |stand, engine| stand.task_by_id(engine);
-    let by_name: fn(&Stand, &RecordedEngine) -> common::Program = |stand, engine| stand.task(engine);
-    let many = || {
-        let engine = RecordedEngine::start();
-        engine.name("mine:1");
-        engine.name("mine:2");
-        engine
-    };
+    let engine = RecordedEngine::start();
+    engine.name("mine:1");
+    engine.name("mine:2");
+    let names = engine.names();
+    let task = stand.task_by_id(&engine).input("removeDockerImage", "true").input("outputVariable", "x");
+    let job = task.job().await;
+    assert_eq!(job.completed(), ("SucceededWithIssues", ""), "{}", job.run.stdout);
+    job.has_warnings(&["is referenced in multiple repositories"]);
+    assert_eq!(job.variables()[0].2, format!("{}:v1", stand.uri()));
+    assert_eq!(engine.names(), names);
+    assert_eq!(job.commands("task.uploadsummary").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k60_a_container_that_holds_the_image_is_no_issue_and_the_source_name_goes() {
+    let stand = Stand::new().await;
+    let pushed = format!("{}:v1", stand.uri());
     let in_use = || RecordedEngine::with(Quirks { in_use: true, ..Quirks::default() });
-    for (engine, task, reason) in [
-        (many(), by_id, "is referenced in multiple repositories"),
-        (in_use(), by_name, "container 0a1b2c3d4e5f is using"),
-        (in_use(), by_id, "container 0a1b2c3d4e5f is using"),
-    ] {
-        let names = engine.names();
-        let job = task(&stand, &engine).input("removeDockerImage", "true").input("outputVariable", "x").job().await;
-        assert_eq!(job.completed(), ("SucceededWithIssues", ""), "{}", job.run.stdout);
-        job.has_warnings(&[reason]);
-        assert_eq!(job.variables()[0].2, format!("{}:v1", stand.uri()));
-        assert_eq!(engine.names(), names);
-        assert_eq!(job.commands("task.uploadsummary").len(), 1);
+    // As upstream leaves it: the image keeps the name that it was pushed under.
+    for has_pushed_name in [false, true] {
+        let engine = in_use();
+        if has_pushed_name {
+            engine.name(&pushed);
+        }
+        let job = stand.task(&engine).input("removeDockerImage", "true").job().await.succeeded();
+        assert_eq!(engine.names(), std::slice::from_ref(&pushed));
+        let stays = format!("the image stays in the engine as {pushed}: ");
+        job.says(&["removed two:1 from the engine", &stays]);
+        assert!(job.texts().iter().any(|text| text.contains("container 0a1b2c3d4e5f is using")), "{}", job.run.stdout);
+        assert!(!job.run.stdout.contains(&format!("removed {pushed}")), "{}", job.run.stdout);
+    }
+    // By its ID there is no name to take away.
+    let engine = in_use();
+    let job = stand.task_by_id(&engine).input("removeDockerImage", "true").job().await.succeeded();
+    job.says(&["the image stays in the engine as two:1: "]);
+    assert_eq!(engine.names(), ["two:1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k60_no_pushed_name_is_left_on_an_older_image() {
+    let stand = Stand::new().await;
+    let pushed = format!("{}:v1", stand.uri());
+    for remove in ["true", "false"] {
+        for by_id in [false, true] {
+            let older = vec![pushed.clone(), "older:1".to_owned()];
+            let engine = RecordedEngine::with(Quirks { older, ..Quirks::default() });
+            let task = if by_id { stand.task_by_id(&engine) } else { stand.task(&engine) };
+            task.input("removeDockerImage", remove).job().await.succeeded();
+            assert_eq!(engine.older_names(), ["older:1"], "remove {remove}, by ID {by_id}");
+            let expected = if remove == "true" { vec![] } else { vec![pushed.clone(), "two:1".to_owned()] };
+            assert_eq!(engine.names(), expected, "remove {remove}, by ID {by_id}");
+        }
     }
 }
 

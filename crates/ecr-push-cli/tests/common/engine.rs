@@ -12,6 +12,8 @@ use super::recorded;
 const RECORDED: &str = "docker-28.5-overlay2";
 /// The ID of its image `two:1`.
 pub const IMAGE: &str = "sha256:765127d58036ffc1f37900d2867058de987d729a3b8278be1be9b10b56811d31";
+/// The ID of an older build, which is described as that image is.
+pub const OLDER: &str = "sha256:0000000000000000000000000000000000000000000000000000000000000001";
 
 /// What it does otherwise than it should.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +30,8 @@ pub struct Quirks {
     pub refuse_inspect: Option<String>,
     /// Never answers when an image is to get a name.
     pub silent_tag: bool,
+    /// Names that mean the older build.
+    pub older: Vec<String>,
 }
 
 /// The running engine. It ends with the test's process.
@@ -43,6 +47,7 @@ struct State {
     id: String,
     export: Option<Vec<u8>>,
     names: Mutex<BTreeSet<String>>,
+    older: Mutex<BTreeSet<String>>,
     asked: Mutex<Vec<String>>,
 }
 
@@ -63,7 +68,8 @@ impl RecordedEngine {
             None => (IMAGE.to_owned(), None),
         };
         let names = Mutex::new(["two:1".to_owned()].into());
-        let state = State { quirks, id, export, names, asked: Mutex::default() };
+        let older = Mutex::new(quirks.older.iter().cloned().collect());
+        let state = State { quirks, id, export, names, older, asked: Mutex::default() };
         let state = Arc::new(state);
         let serving = Arc::clone(&state);
         std::thread::spawn(move || {
@@ -83,6 +89,11 @@ impl RecordedEngine {
     /// The names that the image has now.
     pub fn names(&self) -> Vec<String> {
         self.state.names.lock().unwrap().iter().cloned().collect()
+    }
+
+    /// The names that the older build still has.
+    pub fn older_names(&self) -> Vec<String> {
+        self.state.older.lock().unwrap().iter().cloned().collect()
     }
 
     /// Gives the image another name.
@@ -189,6 +200,17 @@ impl State {
         {
             return Reply::Json(500, serde_json::json!({ "message": sentence }));
         }
+        if self.older.lock().unwrap().contains(name) {
+            return match action {
+                "json" => {
+                    let mut image = file("inspect-two.json");
+                    image["RepoTags"] = self.older.lock().unwrap().iter().cloned().collect::<Vec<_>>().into();
+                    image["Id"] = OLDER.into();
+                    Reply::Json(200, image)
+                }
+                _ => Reply::Json(500, serde_json::json!({ "message": "nobody has to do with the older build" })),
+            };
+        }
         if !self.means(name) {
             return missing(name);
         }
@@ -225,7 +247,9 @@ impl State {
             let found = pairs.filter(|(key, _)| *key == name).map(|(_, value)| percent_decoded(value)).next();
             found.unwrap_or_default()
         };
-        self.names.lock().unwrap().insert(format!("{}:{}", value("repo"), value("tag")));
+        let name = format!("{}:{}", value("repo"), value("tag"));
+        self.older.lock().unwrap().remove(&name);
+        self.names.lock().unwrap().insert(name);
         Reply::Created
     }
 

@@ -36,65 +36,137 @@ impl LocalImage {
         self.engine.tag(&self.image.id, repository, tag).await
     }
 
-    /// Takes away those of `targets` (names) that still mean this image, then what the user asked for: a name, if it
-    /// still means this image; an ID, if the engine lets it go. With its last name the engine removes the image. What is
-    /// gone already, or means another image now, is left as it is. Never by force. Answers what was removed.
+    /// Takes the names in `targets`, under which the image was pushed, and the one that the user asked for away from the engine; an
+    /// image asked for by its ID goes as the engine lets it. With its last name the engine removes the image. Never by force.
+    ///
+    /// A target that means another image, an older build most likely, moves to this image first, as `docker tag` does it: no
+    /// name of the registry is left on an image that was not pushed. The source's own name is left where it means another image by now.
+    ///
+    /// While a container uses the image, it keeps one name: the first target, so that the source's name can go.
     ///
     /// # Errors
-    /// If the engine refuses: a container uses the image, or an image asked for by ID has names left.
-    pub async fn remove(&self, targets: &[String]) -> Result<Vec<String>> {
-        let mut removed = Vec::new();
+    /// If the engine refuses for another reason: an image asked for by ID has other names, say.
+    pub async fn remove(&self, targets: &[String]) -> Result<Removed> {
+        let mut removed = Removed::default();
         let mut failed = None;
         for target in targets {
             // One name that stays is no reason to leave the others.
-            failed = failed.or(self.untag(target, &mut removed).await.err());
+            failed = failed.or(self.untag_target(target, &mut removed).await.err());
         }
-        let reference = &self.image.reference;
         let last = if self.image.by_id {
-            self.take(&self.image.id, reference, &mut removed).await
+            self.remove_by_id(&mut removed).await
         } else {
-            self.untag(reference, &mut removed).await
+            self.untag_source(targets.first(), &mut removed).await
         };
         match failed.or(last.err()) {
-            Some(error) if removed.is_empty() => Err(error),
-            Some(error) => Err(error.with_hint(format!("removed all the same: {}", removed.join(", ")))),
+            Some(error) if removed.names.is_empty() => Err(error),
+            Some(error) => Err(error.with_hint(format!("removed all the same: {}", removed.names.join(", ")))),
             None => Ok(removed),
         }
     }
 
-    async fn untag(&self, name: &str, removed: &mut Vec<String>) -> Result<()> {
-        match self.engine.inspect(name).await {
-            Ok(image) if image.id == self.image.id => self.take(name, name, removed).await,
-            // Somebody gave the name to another image.
-            Ok(_) => Ok(()),
-            Err(error) if error.status() == Some(404) => Ok(()),
-            Err(error) => Err(error.prefixed(format!("`{name}` was not removed: "))),
+    async fn untag_target(&self, target: &str, removed: &mut Removed) -> Result<()> {
+        match self.means(target).await? {
+            None => return Ok(()),
+            Some(false) => self.tag(target).await.map_err(|error| stays(error, target))?,
+            Some(true) => {}
         }
-    }
-
-    async fn take(&self, name: &str, shown: &str, removed: &mut Vec<String>) -> Result<()> {
-        match self.engine.remove(name).await {
-            Ok(true) => removed.push(shown.to_owned()),
-            Ok(false) => {}
-            Err(error) => return Err(self.left(error, shown).await),
+        match self.engine.remove(target).await {
+            Err(error) if is_conflict(&error) => removed.keep(target, error),
+            done => removed.add(target, done.map_err(|error| stays(error, target))?),
         }
         Ok(())
     }
 
-    /// The engine's refusal, with what is left.
-    async fn left(&self, error: Error, shown: &str) -> Error {
-        let mut built = Error::new(Side::Source, REMOVE, format!("`{shown}` was not removed: {error}"));
-        if let Some(status) = error.status() {
-            built = built.with_status(status);
+    async fn untag_source(&self, target: Option<&String>, removed: &mut Removed) -> Result<()> {
+        let source = &self.image.reference;
+        if self.means(source).await? != Some(true) {
+            return Ok(());
         }
-        let names = self.engine.inspect(&self.image.id).await.map(|image| image.names).unwrap_or_default();
-        if !names.is_empty() {
-            built = built.with_hint(format!("the image still has the names {}", names.join(", ")));
+        let refusal = match self.engine.remove(source).await {
+            Err(error) if is_conflict(&error) => error,
+            done => {
+                removed.add(source, done.map_err(|error| stays(error, source))?);
+                return Ok(());
+            }
+        };
+        // The engine takes no image's last name while a container uses the image. With another name this one goes.
+        let Some(target) = target.filter(|target| *target != source) else {
+            removed.keep(source, refusal);
+            return Ok(());
+        };
+        self.tag(target).await.map_err(|error| stays(error, source))?;
+        removed.keep(target, refusal);
+        match self.engine.remove(source).await {
+            Err(error) if is_conflict(&error) => removed.keep(source, error),
+            done => removed.add(source, done.map_err(|error| stays(error, source))?),
         }
-        error.hints().iter().fold(built, Error::with_hint).with_hint(
-            "remove the containers that use the image (`docker ps --all` lists them) and its other names, then the image",
-        )
+        Ok(())
     }
+
+    async fn remove_by_id(&self, removed: &mut Removed) -> Result<()> {
+        let reference = &self.image.reference;
+        let refusal = match self.engine.remove(&self.image.id).await {
+            Err(error) if is_conflict(&error) => error,
+            done => {
+                removed.add(reference, done.map_err(|error| stays(error, reference))?);
+                return Ok(());
+            }
+        };
+        let names = self.engine.inspect(&self.image.id).await.map(|image| image.names).unwrap_or_default();
+        if names.len() > 1 {
+            let hint = format!("the image still has the names {}", names.join(", "));
+            return Err(stays(refusal, reference)
+                .with_hint(hint)
+                .with_hint("remove its other names first, or ask for it by its name"));
+        }
+        removed.keep(names.first().unwrap_or(reference), refusal);
+        Ok(())
+    }
+
+    /// Whether `name` means this image. `None` if it means none.
+    async fn means(&self, name: &str) -> Result<Option<bool>> {
+        match self.engine.inspect(name).await {
+            Ok(image) => Ok(Some(image.id == self.image.id)),
+            Err(error) if error.status() == Some(404) => Ok(None),
+            Err(error) => Err(stays(error, name)),
+        }
+    }
+}
+
+/// What a removal came to.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// The names that the engine took away, and the ID of an image that was asked for by it.
+    pub names: Vec<String>,
+    /// The name that the image keeps, and why: what the engine says, which takes no last name while a container uses the image.
+    pub kept: Option<(String, Error)>,
+}
+
+impl Removed {
+    fn add(&mut self, name: &str, was_there: bool) {
+        if was_there {
+            self.names.push(name.to_owned());
+        }
+    }
+
+    fn keep(&mut self, name: &str, why: Error) {
+        self.names.retain(|removed| removed != name);
+        self.kept = Some((name.to_owned(), why));
+    }
+}
+
+/// An engine answers so where the image is in use, or has more names than may go at once (docs.docker.com, Engine API).
+fn is_conflict(error: &Error) -> bool {
+    error.status() == Some(409)
+}
+
+fn stays(error: Error, name: &str) -> Error {
+    let mut built = Error::new(Side::Source, REMOVE, format!("`{name}` was not removed: {error}"));
+    if let Some(status) = error.status() {
+        built = built.with_status(status);
+    }
+    error.hints().iter().fold(built, Error::with_hint)
 }
 
 /// `HOST[:PORT]/REPOSITORY` and `TAG`.
@@ -150,8 +222,6 @@ mod tests {
             let fake = Fake::start(&[
                 ("/v1.41/images/app:1/json", described(ID)),
                 ("/v1.41/images/host/app:v1/json", described(ID)),
-                // A neighbour moved it.
-                ("/v1.41/images/host/app:v2/json", described(OTHER)),
                 // Gone between the two calls.
                 ("/v1.41/images/host/app:v4/json", described(ID)),
                 ("/v1.41/images/app:1", gone()),
@@ -159,8 +229,8 @@ mod tests {
             ]);
             let local = local(&fake, "app:1").await;
             assert_eq!(local.reference(), "app:1");
-            let targets = names(&["host/app:v1", "host/app:v2", "host/app:v3", "host/app:v4"]);
-            assert_eq!(local.remove(&targets).await.unwrap(), ["host/app:v1", "app:1"]);
+            let targets = names(&["host/app:v1", "host/app:v3", "host/app:v4"]);
+            assert_eq!(local.remove(&targets).await.unwrap().names, ["host/app:v1", "app:1"]);
             assert_eq!(changes(&fake), ["host/app:v1", "host/app:v4", "app:1"]);
         }
 
@@ -171,9 +241,64 @@ mod tests {
                 let mut image = local(&fake, "app:1").await;
                 image.image.id = ID.to_owned();
                 image.image.reference = name.to_owned();
-                assert!(image.remove(&[]).await.unwrap().is_empty());
+                assert!(image.remove(&[]).await.unwrap().names.is_empty());
             }
             assert!(changes(&fake).is_empty());
+        }
+
+        #[tokio::test]
+        async fn a_target_on_another_image_is_moved_before_it_goes() {
+            let tag = format!("/v1.41/images/{ID}/tag");
+            let made = Answer::raw("HTTP/1.1 201 X\r\nContent-Length: 0\r\n\r\n");
+            let routes = [
+                ("/v1.41/images/app:1/json", described(ID)),
+                ("/v1.41/images/host/app:v1/json", described(OTHER)),
+                ("/v1.41/images/app:1", gone()),
+                ("/v1.41/images/host/app:v1", gone()),
+            ];
+            let fake = Fake::start(&[&routes[..], &[(&tag, made)]].concat());
+            let removed = local(&fake, "app:1").await.remove(&names(&["host/app:v1"])).await.unwrap();
+            assert_eq!(removed.names, ["host/app:v1", "app:1"]);
+            let asked = fake.asked.lock().unwrap().clone();
+            let at = |text: &str| asked.iter().position(|line| line.contains(text)).unwrap();
+            assert!(at("/tag?repo=host%2Fapp&tag=v1 ") < at("DELETE /v1.41/images/host/app:v1"), "{asked:?}");
+            // One that cannot be moved is not taken from the other image.
+            let fake = Fake::start(&routes);
+            let error = local(&fake, "app:1").await.remove(&names(&["host/app:v1"])).await.unwrap_err();
+            assert!(error.message().starts_with("`host/app:v1` was not removed: "), "{error}");
+            assert_eq!(changes(&fake), ["app:1"]);
+        }
+
+        #[tokio::test]
+        async fn an_image_that_a_container_uses_keeps_the_pushed_name_or_its_only_one() {
+            let tag = format!("/v1.41/images/{ID}/tag");
+            let made = Answer::raw("HTTP/1.1 201 X\r\nContent-Length: 0\r\n\r\n");
+            let in_use = Answer::json(409, r#"{"message":"conflict: container 0a1b is using its referenced image"}"#);
+            let fake = Fake::start(&[
+                ("/v1.41/images/app:1/json", described(ID)),
+                ("/v1.41/images/app:1", in_use.clone()),
+                (&tag, made),
+            ]);
+            // This engine refuses again: the name stays, and that is no failure.
+            let removed = local(&fake, "app:1").await.remove(&names(&["host/app:v1"])).await.unwrap();
+            assert!(removed.names.is_empty());
+            let (name, why) = removed.kept.unwrap();
+            assert!(name == "app:1" && why.message().contains("container 0a1b is using"), "{name}: {why}");
+            assert_eq!(changes(&fake), ["app:1", "app:1"]);
+            // The source is what was pushed.
+            let routes =
+                [("/v1.41/images/host/app:v1/json", described(ID)), ("/v1.41/images/host/app:v1", in_use.clone())];
+            let fake = Fake::start(&routes);
+            let removed = local(&fake, "host/app:v1").await.remove(&names(&["host/app:v1"])).await.unwrap();
+            assert_eq!(removed.kept.unwrap().0, "host/app:v1");
+            // By its ID, with one name.
+            let by_id = format!("/v1.41/images/{ID}");
+            let json = format!("{by_id}/json");
+            let one =
+                Answer::json(200, &format!(r#"{{"Id":"{ID}","RepoTags":["app:1"],"RootFS":{{"Type":"layers"}}}}"#));
+            let fake = Fake::start(&[(&json, one), (&by_id, in_use)]);
+            let removed = local(&fake, ID).await.remove(&[]).await.unwrap();
+            assert_eq!((removed.names.len(), removed.kept.unwrap().0.as_str()), (0, "app:1"));
         }
 
         #[tokio::test]
@@ -196,10 +321,10 @@ mod tests {
             assert_eq!(error.hints().last().unwrap(), "removed all the same: host/app:v1");
 
             let fake = Fake::start(&[&routes[..2], &[(&by_id, gone())]].concat());
-            assert_eq!(local(&fake, "8fb5").await.remove(&[]).await.unwrap(), ["8fb5"]);
+            assert_eq!(local(&fake, "8fb5").await.remove(&[]).await.unwrap().names, ["8fb5"]);
             // With its last name gone, the image is gone too.
             let fake = Fake::start(&routes[..1]);
-            assert!(local(&fake, "8fb5").await.remove(&[]).await.unwrap().is_empty());
+            assert!(local(&fake, "8fb5").await.remove(&[]).await.unwrap().names.is_empty());
         }
 
         #[tokio::test]

@@ -27,7 +27,7 @@ use std::collections::HashSet;
 use std::time::Instant;
 
 pub use destination::DestinationSpec;
-pub use local::LocalImage;
+pub use local::{LocalImage, Removed};
 pub use request::{PushReport, PushRequest, ReuseSettings};
 pub use uploads::BlobReport;
 pub use verify::{Verified, verify};

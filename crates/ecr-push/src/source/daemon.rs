@@ -20,9 +20,7 @@ use super::layout::{Directory, deliver, preview_of};
 use super::named::no_platform;
 use super::select::{Blobs, Selected, from_root};
 use super::tar_index::{Entries, Mode, Wanted};
-use super::{
-    Chosen, ConfigBlob, Contents, Image, LayerRef, LayerSink, Named, Preview, Selection, Source, StoredLayer,
-};
+use super::{Chosen, ConfigBlob, Contents, Image, LayerRef, LayerSink, Named, Preview, Selection, Source, StoredLayer};
 use crate::engine::{Engine, EngineImage, Export, LocalStore};
 use crate::error::Result;
 use crate::image::{Config, Digest, Manifest, Platform};
