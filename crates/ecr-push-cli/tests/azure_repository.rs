@@ -139,6 +139,35 @@ async fn k50_an_outage_is_no_missing_repository() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn k50_the_suggested_policy_may_create_the_repository_where_the_task_is_to() {
+    let engine = RecordedEngine::start();
+    let refusal = |action: &str| {
+        let text = format!(
+            "User: arn:aws:iam::123456789012:user/ci is not authorized to perform: ecr:{action} on resource: \
+             arn:aws:ecr:us-east-1:123456789012:repository/new/app because no identity-based policy allows it"
+        );
+        Answer::error(400, "AccessDeniedException", &text)
+    };
+    // At the first call, at the creation, and at the registry.
+    for operation in ["GetAuthorizationToken", "CreateRepository", "PutImage"] {
+        for create in ["true", "false"] {
+            if operation == "CreateRepository" && create == "false" {
+                continue;
+            }
+            let stand = Stand::new().await;
+            answer(&stand, operation, refusal(operation), usize::MAX);
+            let repository = if operation == "CreateRepository" { "new/app" } else { APP };
+            let task = stand.task(&engine).input("repositoryName", repository);
+            let job = task.input("autoCreateRepository", create).job().await;
+            job.failed();
+            let texts = job.texts().join("\n");
+            let suggested = texts.matches("\"ecr:CreateRepository\"").count();
+            assert_eq!(suggested, usize::from(create == "true"), "{operation}, {create}:\n{texts}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn f51_a_repository_that_another_job_created_meanwhile_is_success() {
     let engine = RecordedEngine::start();
     let stand = Stand::new().await;

@@ -21,6 +21,9 @@ const PUSH_ACTIONS: [&str; 6] = [
     "ecr:BatchGetImage",
 ];
 
+/// Needed by a push that creates the repository.
+const CREATE_ACTION: &str = "ecr:CreateRepository";
+
 /// Can be allowed on `*` only.
 const TOKEN_ACTION: &str = "ecr:GetAuthorizationToken";
 
@@ -33,6 +36,8 @@ pub struct Target {
     pub account: Option<AccountId>,
     /// The repository, if the call is about one.
     pub repository: Option<RepositoryName>,
+    /// The push creates the repository if it is missing: suggested policies allow that too.
+    pub creates: bool,
 }
 
 impl Target {
@@ -45,7 +50,7 @@ impl Target {
 
     /// A policy document with all that a push needs, ready to paste.
     pub fn push_policy(&self, more: Option<&str>) -> String {
-        policy(&self.arn(), more)
+        policy(&self.arn(), self.creates, more)
     }
 }
 
@@ -65,9 +70,11 @@ struct Statement<'a> {
     resource: &'a str,
 }
 
-fn policy(arn: &str, more: Option<&str>) -> String {
-    let extra =
-        more.filter(|action| action.starts_with("ecr:") && *action != TOKEN_ACTION && !PUSH_ACTIONS.contains(action));
+fn policy(arn: &str, creates: bool, more: Option<&str>) -> String {
+    let create = creates.then_some(CREATE_ACTION);
+    let is_more =
+        |action: &&str| action.starts_with("ecr:") && *action != TOKEN_ACTION && !PUSH_ACTIONS.contains(action);
+    let extra = create.into_iter().chain(more.filter(is_more).filter(|action| create != Some(*action)));
     let allow = |action, resource| Statement { effect: "Allow", action, resource };
     let document = Policy {
         version: "2012-10-17",
@@ -202,7 +209,7 @@ pub fn denial_error(operation: &str, text: &str, target: &Target) -> Error {
     // The service's own ARN has the account, which we may not know yet.
     let named = denial.resource.contains(":repository/");
     let arn = if named { denial.resource } else { target.arn() };
-    error.with_hint(format!("a push needs this policy:\n{}", policy(&arn, Some(&denial.action))))
+    error.with_hint(format!("a push needs this policy:\n{}", policy(&arn, target.creates, Some(&denial.action))))
 }
 
 fn advice(denial: &Denial) -> String {
@@ -280,6 +287,7 @@ mod tests {
             region: "us-east-1".parse().unwrap(),
             account: Some("123456789012".parse().unwrap()),
             repository: Some("team/app".parse().unwrap()),
+            creates: false,
         }
     }
 
@@ -340,9 +348,14 @@ mod tests {
     #[test]
     fn another_missing_action_joins_the_policy_and_a_deny_shows_none() {
         assert!(target().push_policy(Some("ecr:CreateRepository")).contains("ecr:CreateRepository"));
+        assert!(!target().push_policy(None).contains("ecr:CreateRepository"));
+        for more in [None, Some("ecr:CreateRepository"), Some("ecr:PutImage")] {
+            let policy = Target { creates: true, ..target() }.push_policy(more);
+            assert_eq!(policy.matches("ecr:CreateRepository").count(), 1, "{policy}");
+        }
         let error = denial_error("x", &sentence(" with an explicit deny in a service control policy"), &target());
         assert_eq!(error.hints().len(), 1);
-        let china = Target { region: "cn-north-1".parse().unwrap(), account: None, repository: None };
+        let china = Target { region: "cn-north-1".parse().unwrap(), account: None, repository: None, creates: false };
         assert_eq!(china.arn(), "arn:aws-cn:ecr:cn-north-1:*:repository/*");
     }
 

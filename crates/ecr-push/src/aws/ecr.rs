@@ -50,6 +50,8 @@ pub struct EcrApi {
     pub(super) events: Events,
     fips: bool,
     dual_stack: bool,
+    /// See [`AwsSettings::creates_repository`].
+    pub(crate) creates: bool,
 }
 
 /// Who the credentials belong to.
@@ -104,6 +106,7 @@ impl EcrApi {
             events: events.clone(),
             fips: settings.fips,
             dual_stack: settings.dual_stack,
+            creates: settings.creates_repository,
         })
     }
 
@@ -198,7 +201,12 @@ impl EcrApi {
                 false => self.api_host(),
             },
             credentials: &self.credentials,
-            target: Target { region: self.region.clone(), account: account.cloned(), repository: repository.cloned() },
+            target: Target {
+                region: self.region.clone(),
+                account: account.cloned(),
+                repository: repository.cloned(),
+                creates: self.creates,
+            },
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct AwsSettings {
     pub fips: bool,
     /// `--dualstack` or `AWS_USE_DUALSTACK_ENDPOINT`.
     pub dual_stack: bool,
+    /// The caller creates the repository if it is missing. Suggested policies allow that then.
+    pub creates_repository: bool,
     /// Keys given outright (task variables, a service connection). Only these are used then.
     pub explicit_keys: Option<Keys>,
     /// A role taken on with the token of an identity provider. Only this is used then.

@@ -103,7 +103,12 @@ impl Destination {
     }
 
     fn target(&self, ecr: &Ecr) -> Target {
-        Target { region: ecr.region.clone(), account: ecr.account.clone(), repository: Some(ecr.name.clone()) }
+        Target {
+            region: ecr.region.clone(),
+            account: ecr.account.clone(),
+            repository: Some(ecr.name.clone()),
+            creates: ecr.api.creates,
+        }
     }
 }
 

@@ -32,6 +32,7 @@ pub use request::{PushReport, PushRequest, ReuseSettings};
 pub use uploads::BlobReport;
 pub use verify::{Verified, verify};
 
+use crate::aws::AwsSettings;
 use crate::compress::{Codec, Compression};
 #[cfg(feature = "containerd")]
 use crate::containerd::Containerd;
@@ -63,8 +64,8 @@ pub async fn push(request: PushRequest, events: Events) -> Result<PushReport> {
     let http = Http::new(&request.http)?;
     let retry = RetryBudget::new(request.retry_budget, events.clone());
     let source = open_source(&request, &events);
-    let destination =
-        Destination::open(&request.destination, &http, &request.aws, &request.docker_config, &retry, &events);
+    let aws = AwsSettings { creates_repository: request.create_repository, ..request.aws.clone() };
+    let destination = Destination::open(&request.destination, &http, &aws, &request.docker_config, &retry, &events);
     let ((source, local), destination) = tokio::try_join!(source, destination)?;
 
     let memory = Memory::open(request.reuse.cache_dir.as_deref(), request.reuse.policy, &destination.uri, &events);
