@@ -94,15 +94,19 @@ pub struct SelectionArgs {
     #[arg(long, value_name = "OS/ARCH[/VARIANT]")]
     pub platform: Option<String>,
 
-    /// Whether BuildKit's attestations are pushed with an index; dropping them changes its digest
+    /// Whether BuildKit's attestations are pushed with an index; to leave them out changes its digest
     #[arg(long, value_enum, default_value_t = AttestationsArg::Keep)]
     pub attestations: AttestationsArg,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum AttestationsArg {
+    /// They are pushed with the index
     Keep,
+    /// They are left out
     Drop,
+    /// One image is pushed, without attestations and without an index, as AWS Lambda takes it
+    Lambda,
 }
 
 #[derive(Args, Debug)]

@@ -139,6 +139,7 @@ fn selection(args: &SelectionArgs) -> Result<Selection> {
         attestations: match args.attestations {
             AttestationsArg::Keep => Attestations::Keep,
             AttestationsArg::Drop => Attestations::Drop,
+            AttestationsArg::Lambda => Attestations::SingleImage,
         },
     })
 }

@@ -206,6 +206,48 @@ fn dropping_attestations_writes_a_new_index() {
     assert!(contents.is_index && contents.digest_changed);
 }
 
+/// The archive as a layout, whose index is left with one image and its attestation.
+fn attested(archive: &Path) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    tar::Archive::new(std::fs::File::open(archive).unwrap()).unpack(folder.path()).unwrap();
+    let parse = |path: &Path| serde_json::from_slice::<Value>(&std::fs::read(path).unwrap()).unwrap();
+    let blob = |digest: &str| folder.path().join("blobs/sha256").join(digest.strip_prefix("sha256:").unwrap());
+    let top = folder.path().join("index.json");
+    let mut layout = parse(&top);
+    let mut index = parse(&blob(text(&layout["manifests"][0]["digest"])));
+    let entries = index["manifests"].as_array_mut().unwrap();
+    entries.retain(|entry| entry["platform"]["architecture"] != "arm64");
+    assert_eq!(entries.len(), 2, "{entries:?}");
+    let bytes = index.to_string().into_bytes();
+    let digest = Digest::of(&bytes).to_string();
+    std::fs::write(blob(&digest), &bytes).unwrap();
+    layout["manifests"][0]["digest"] = digest.into();
+    layout["manifests"][0]["size"] = bytes.len().into();
+    std::fs::write(top, layout.to_string()).unwrap();
+    folder
+}
+
+#[test]
+fn a_single_image_comes_without_index_and_attestations_and_several_are_refused() {
+    let single = Selection { attestations: Attestations::SingleImage, ..Selection::default() };
+    let archive = multi("docker-28.5-containerd");
+    let error = read(&archive, &single).unwrap_err();
+    assert!(
+        error.message().ends_with("holds 2 images (linux/amd64, linux/arm64), and a single one is wanted"),
+        "{error}"
+    );
+    assert_eq!(error.hints(), ["name its platform: `--platform linux/amd64`"]);
+    let selection = Selection { platform: Some("linux/arm64".parse().unwrap()), ..single.clone() };
+    let (image, _) = read(&archive, &selection).unwrap();
+    let Image::Manifests { manifests, contents } = image else { panic!() };
+    assert_eq!((manifests.len(), contents.is_index, contents.attestations), (1, false, 0));
+    // The index of one image and its attestation, as BuildKit makes it by default.
+    let folder = attested(&recorded("docker-28.5-containerd/export-multi.tar"));
+    let (image, _) = read(&format!("oci:{}", folder.path().display()), &single).unwrap();
+    let Image::Manifests { manifests, contents } = image else { panic!() };
+    assert_eq!((manifests.len(), contents.is_index, contents.attestations), (1, false, 0));
+}
+
 #[test]
 fn platforms_without_content_are_refused_and_those_present_are_listed() {
     for engine in ["docker-26.1-containerd", "docker-28.5-containerd"] {

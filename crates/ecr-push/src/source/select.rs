@@ -30,6 +30,8 @@ pub enum Attestations {
     Keep,
     /// They are left out: a new index is written, or the single image that is left is pushed.
     Drop,
+    /// They are left out, and so is the index: one image is pushed, as AWS Lambda takes it. Several images are refused.
+    SingleImage,
 }
 
 /// Which part of an image index is wanted.
@@ -146,7 +148,11 @@ pub(super) fn from_root(
         None => (root, platform),
     };
     let picked = root.digest;
-    let root = if selection.attestations == Attestations::Drop { walk.without_attestations(root)? } else { root };
+    let root = match selection.attestations {
+        Attestations::Keep => root,
+        Attestations::Drop => walk.without_attestations(root)?,
+        Attestations::SingleImage => walk.single_image(root)?,
+    };
     let is_index = matches!(root.kind, Kind::Index { .. });
     walk.contents.is_index = is_index;
     walk.contents.digest_changed = root.digest != picked;
@@ -375,6 +381,35 @@ impl<'a> Walk<'a> {
             [single] if self.blobs.size(&single.descriptor.digest)?.is_some() => self.load(&single.descriptor),
             _ => reindex(&root, |entry| !entry.is_attestation),
         }
+    }
+
+    /// The one image that an index holds, without the index.
+    fn single_image(&self, root: Manifest) -> Result<Manifest> {
+        let mut root = root;
+        // What is loaded is counted, so that an index within an index comes to an end.
+        while let Kind::Index { entries } = &root.kind {
+            let images: Vec<_> = entries.iter().filter(|entry| !entry.is_attestation).collect();
+            root = match images.as_slice() {
+                [] => return Err(source_error("choose image", format!("{} holds no image", self.blobs.name()))),
+                [single] if self.blobs.size(&single.descriptor.digest)?.is_some() => self.load(&single.descriptor)?,
+                [_] => return Ok(root),
+                several => {
+                    let platforms: Vec<_> = several.iter().filter_map(|entry| entry.platform.clone()).collect();
+                    let text = format!(
+                        "{} holds {} images ({}), and a single one is wanted",
+                        self.blobs.name(),
+                        several.len(),
+                        list(&platforms)
+                    );
+                    let error = source_error("choose image", text);
+                    return Err(match platforms.first() {
+                        Some(platform) => error.with_hint(format!("name its platform: `--platform {platform}`")),
+                        None => error,
+                    });
+                }
+            };
+        }
+        Ok(root)
     }
 
     fn incomplete(&self) -> Error {
