@@ -11,10 +11,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 /// What a task needs of the npm packages, for [`parts::present`].
-pub const PARTS: &[&str] = &["npm:azure-pipelines-task-lib", "npm:node10", "npm:node20", "npm:node26"];
+pub const PARTS: &[&str] = &["npm:azure-pipelines-task-lib", "npm:node10", "npm:node20", "npm:node24", "npm:node26"];
 
-/// The oldest Node.js that an agent runs the task with, the one that most run it with, and the newest there is.
-pub const NODES: &[&str] = &["node10", "node20", "node26"];
+/// The oldest Node.js that an agent runs the task with, the two that most run it with, and the newest there is.
+pub const NODES: &[&str] = &["node10", "node20", "node24", "node26"];
 
 /// A step of a pipeline: a task with its inputs, to be run once.
 pub struct Step<'a> {
@@ -82,6 +82,7 @@ impl<'a> Step<'a> {
             .variable("Agent.OSArchitecture", "X64")
             .variable("Agent.Version", "4.260.0")
             .variable("System.HostType", "build")
+            .variable("System.TaskInstanceName", "EcrPush")
             .variable("System.CollectionUri", "https://dev.azure.com/example/")
             .variable("System.TeamProjectId", "00000000-0000-0000-0000-0000000000aa")
             .variable("System.PlanId", "00000000-0000-0000-0000-0000000000bb")

@@ -106,6 +106,7 @@ fn task_stands_where_users_look_for_it() {
         json!([
             { "name": "output", "displayName": "Output", "isExpanded": false },
             { "name": "diagnostic", "displayName": "Diagnostic", "isExpanded": false },
+            { "name": "transfer", "displayName": "Image and Transfer", "isExpanded": false },
         ])
     );
     let handlers: Vec<_> = task["execution"].as_object().expect("handlers").iter().collect();
@@ -114,8 +115,9 @@ fn task_stands_where_users_look_for_it() {
         ["Node10", "Node16", "Node20_1", "Node24"]
     );
     assert!(handlers.iter().all(|(_, handler)| handler["target"] == "index.js"));
-    // A name listed there would become an output variable, and `$(name)` would stay empty.
-    assert!(task.get("outputVariables").is_none());
+    // A variable listed there becomes an output, and `$(name)` stays empty: the task refuses these names for the user's own.
+    let outputs: Vec<_> = task["outputVariables"].as_array().expect("outputs").iter().map(|one| &one["name"]).collect();
+    assert_eq!(outputs, ["digest", "uri", "tags"]);
     // IDs are for ever.
     assert_eq!(task["id"], "9b9fe3ac-4a87-42f5-9044-d248b92bf6b1");
     let legacy = json!({ "id": "a8b67a68-cafa-4a67-bb06-cc81c0501575", "name": "ECRPushImage" });

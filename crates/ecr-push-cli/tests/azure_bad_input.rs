@@ -138,6 +138,30 @@ async fn a_variable_that_the_agent_did_not_know() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_is_not_there_is_no_reason_to_name_one_that_the_task_cannot_read() {
+    let (stand, engine) = (Stand::new().await, RecordedEngine::start());
+    let folder = stand.folder.path().to_str().unwrap().to_owned();
+    let no_engine = |task: Program| task.env("DOCKER_HOST", "unix:///nonexistent/docker.sock");
+    let none_named =
+        |task: Program| task.without("DOCKER_HOST").env("XDG_RUNTIME_DIR", &folder).env("PATH", "/nonexistent");
+    let no_image = |task: Program| task.input("sourceImageName", "nobody");
+    let mut sentences = Vec::new();
+    for change in [&no_engine as &dyn Fn(Program) -> Program, &none_named, &no_image] {
+        let job = change(stand.task(&engine)).job().await;
+        if job.completed().0 != "Failed" {
+            // This machine has an engine where engines are.
+            continue;
+        }
+        sentences.push(job.failed().to_owned());
+        let texts = job.texts().join("\n");
+        for other in ["docker-archive:", "oci:", "oci-archive:", "containerd:"] {
+            assert!(!texts.contains(other), "{other}: {texts}");
+        }
+    }
+    assert!(sentences.len() > 1, "{sentences:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_image_source_that_is_unknown() {
     let (stand, engine) = (Stand::new().await, RecordedEngine::start());
     for word in ["retag", "name", "imagename2", "ImageName"] {

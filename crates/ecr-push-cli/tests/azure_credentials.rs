@@ -317,10 +317,16 @@ async fn k28_without_any_the_hosts_credentials_are_tried_which_is_said() {
     let task = host().env("AWS_EC2_METADATA_SERVICE_ENDPOINT", stand.server.imds_endpoint().unwrap());
     task.job().await.succeeded().says(&[host_is_tried, "credentials from instance metadata"]);
     assert!(stand.principal().contains("local-ecr-instance"));
-    // Nothing at all: each place is named.
+    // Nothing at all: what a pipeline would set comes first, then each place is named.
     let job = host().job().await;
-    job.failed();
-    job.says(&["instance metadata"]);
+    let error = job.failed();
+    let first =
+        "hint: name a service connection of type AWS in `awsCredentials`, or set the variables AWS.AccessKeyID and";
+    assert!(error.starts_with("no AWS credentials were found") && error.contains(first), "{error}");
+    job.says(&[first, "AWS_ACCESS_KEY_ID", "instance metadata"]);
+    // Who chose a connection is not advised to choose one.
+    let job = host().connection(&[("assumeRoleArn", ROLE)]).job().await;
+    assert!(!job.failed().contains("in `awsCredentials`"), "{}", job.run.stdout);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,10 +8,11 @@ use common::agent::{CONNECTION, INPUTS};
 use common::engine::{IMAGE, RecordedEngine};
 use common::{APP, Stand};
 
-/// What the agent is told of the task. The tests of the extension look at all of it; these at what the statements say.
+const TASK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../integrations/azure-pipelines/EcrPush/task.json");
+
+/// What the agent knows of the task. The tests of the extension look at all of it; these at what the statements say.
 fn task_json() -> serde_json::Value {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../integrations/azure-pipelines/EcrPush/task.json");
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    serde_json::from_slice(&std::fs::read(TASK).unwrap()).unwrap()
 }
 
 #[test]
@@ -34,7 +35,8 @@ fn k01_no_input_has_vanished_or_has_another_default() {
         ("logRequest", "boolean"),
         ("logResponse", "boolean"),
     ];
-    for ((name, default), (_, kind)) in INPUTS.iter().zip(types) {
+    for ((name, default), (expected, kind)) in INPUTS.iter().zip(types) {
+        assert_eq!(*name, expected);
         let input = inputs.iter().find(|input| input["name"] == *name).unwrap_or_else(|| panic!("no {name}"));
         assert_eq!(input["type"], kind, "{name}");
         // The agent gives every default as text, a boolean in any case.
@@ -44,6 +46,14 @@ fn k01_no_input_has_vanished_or_has_another_default() {
     }
     // A region that the list does not have can be typed (statement 64).
     assert_eq!(inputs[1]["properties"]["EditableOptions"], "True");
+    // What is declared is what the tests give, and what upstream lacks comes behind, may be left out, and has our defaults.
+    assert_eq!(inputs.len(), INPUTS.len());
+    for (input, (name, default)) in inputs.iter().zip(INPUTS).skip(types.len()) {
+        assert_eq!(input["name"], name);
+        assert_eq!(input["defaultValue"], default, "{name}");
+        assert_eq!(input["required"], false, "{name}");
+        assert_eq!(input["groupName"], "transfer", "{name}");
+    }
 }
 
 #[test]
@@ -57,9 +67,15 @@ fn k02_the_task_stands_where_upstreams_does() {
     for handler in ["Node10", "Node20_1"] {
         assert!(task["execution"][handler]["target"].is_string(), "{handler}");
     }
+    // The newest comes first.
+    let text = std::fs::read_to_string(TASK).unwrap();
+    let at = |handler: &str| text.find(&format!("\"{handler}\": {{")).unwrap_or_else(|| panic!("no {handler}"));
+    assert!(["Node24", "Node20_1", "Node16", "Node10"].map(at).is_sorted());
+    let outputs: Vec<_> = task["outputVariables"].as_array().unwrap().iter().map(|output| &output["name"]).collect();
+    assert_eq!(outputs, ["digest", "uri", "tags"]);
     let groups: Vec<_> =
         task["groups"].as_array().unwrap().iter().map(|group| group["name"].as_str().unwrap()).collect();
-    assert_eq!(groups, ["output", "diagnostic"]);
+    assert_eq!(groups, ["output", "diagnostic", "transfer"]);
 }
 
 #[test]
@@ -199,6 +215,91 @@ async fn k09_an_empty_push_tag_pushes_latest_and_the_variable_has_no_tag() {
     // Left out is something else: the agent gives the default.
     let job = stand.task(&engine).without("INPUT_PUSHTAG").input("outputVariable", "pushed").job().await.succeeded();
     assert_eq!(job.variables()[0].2, format!("{}:latest", stand.uri()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k09_the_tag_behind_the_repository_name_counts_where_push_tag_is_empty() {
+    let engine = RecordedEngine::start();
+    let stand = Stand::new().await;
+    let named = format!("{APP}:9.9");
+    let task = |tag: &str| stand.task(&engine).input("repositoryName", &named).input("pushTag", tag);
+    let job = task("").input("outputVariable", "pushed").job().await.succeeded();
+    assert_eq!(stand.server.repository(APP).unwrap().tags.keys().collect::<Vec<_>>(), ["9.9"]);
+    assert_eq!(job.variables()[0], ("pushed", "false", format!("{}:9.9", stand.uri()).as_str()));
+    // Upstream makes `app:9.9:v1` of it, which docker refuses. What is advised can be pasted.
+    let error = task("v1").job().await;
+    let error = error.failed();
+    assert!(error.contains("holds a tag, and `pushTag` is not empty"), "{error}");
+    assert!(error.contains(&format!("write `repositoryName: {APP}` and `pushTag: 9.9`")), "{error}");
+    for (name, right) in [("app:", "app"), ("team/app@sha256:00", "team/app")] {
+        let job = stand.task(&engine).input("repositoryName", name).input("pushTag", "").job().await;
+        assert!(job.failed().contains(&format!("write `repositoryName: {right}`")), "{}", job.run.stdout);
+    }
+    // The naming rule deletes the colon, as upstream's does.
+    let forced = task("").input("forceDockerNamingConventions", "true").input("autoCreateRepository", "true");
+    forced.job().await;
+    assert!(stand.server.repositories().contains(&"teamapp9.9".to_owned()), "{:?}", stand.server.repositories());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_tag_of_separators_is_not_taken_for_an_empty_one() {
+    let engine = RecordedEngine::start();
+    let stand = Stand::new().await;
+    for tags in [",", " , ,", ",\n,"] {
+        let job = stand.task(&engine).input("pushTag", tags).job().await;
+        assert!(job.failed().starts_with("`pushTag` holds separators and no tag"), "{}", job.run.stdout);
+    }
+    assert!(stand.server.requests().is_empty() && engine.asked().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k_with_system_debug_every_input_is_shown_and_no_secret() {
+    let engine = RecordedEngine::start();
+    let stand = Stand::new().await;
+    let task = || stand.task(&engine).secret_variable("My.Tag", "tag-of-secrets");
+    let debug = task().input("pushTag", "tag-of-secrets").variable("System.Debug", "True").job().await.succeeded();
+    let shown = debug.debug();
+    for (name, _) in INPUTS {
+        let count = shown.iter().filter(|line| line.starts_with(&format!("{name}="))).count();
+        assert_eq!(count, 1, "{name} in {shown:#?}");
+    }
+    assert!(shown.contains(&"repositoryName=team/app") && shown.contains(&"pushTag=***"), "{shown:#?}");
+    // Before anything can be wrong with them.
+    let wrong = task().input("imageSource", "").variable("System.Debug", "true").job().await;
+    wrong.failed();
+    assert!(wrong.debug().contains(&"imageSource="), "{:#?}", wrong.debug());
+    let quiet = task().job().await.succeeded();
+    assert!(quiet.debug().iter().all(|line| !line.starts_with("repositoryName=")), "{:#?}", quiet.debug());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_of_our_own_do_what_the_flags_do() {
+    let engine = RecordedEngine::start();
+    // An unknown word is refused with the input's name, before any call.
+    let stand = Stand::new().await;
+    for (name, value) in [
+        ("attestations", "all"),
+        ("compression", "brotli"),
+        ("reuse", "all"),
+        ("platform", "linux"),
+        ("reuseFrom", "a b"),
+        ("mountFrom", "team/app:1"),
+    ] {
+        let job = stand.task(&engine).input(name, value).job().await;
+        let error = job.failed();
+        assert!(error.contains(&format!("`{value}`")) && error.contains(name) && !error.contains("--"), "{error}");
+    }
+    assert!(stand.server.requests().is_empty() && engine.asked().is_empty());
+    // Words in any case, empty values, and a cache folder of the job.
+    let cache = stand.folder.path().join("cache");
+    let task = stand.task(&engine).input("attestations", "Lambda").input("reuse", "").input("compression", "zstd:3");
+    let job = task.input("platform", "linux/amd64").input("cacheFolder", cache.to_str().unwrap()).job().await;
+    job.succeeded();
+    assert!(std::fs::read_dir(&cache).unwrap().count() > 0);
+    let manifest = &stand.server.repository(APP).unwrap().manifests[&stand.tag("v1").unwrap()];
+    let manifest: serde_json::Value = serde_json::from_slice(manifest).unwrap();
+    let layers = manifest["layers"].as_array().unwrap_or_else(|| panic!("an image: {manifest}"));
+    assert!(layers.iter().all(|layer| layer["mediaType"].as_str().unwrap().ends_with("+zstd")), "{manifest}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -287,6 +287,43 @@ async fn k59_the_variable_is_set_after_the_push_and_before_the_removal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn k59_a_step_without_a_name_sets_plain_variables() {
+    // The agent fails a step without a name that sets an output, and makes an output of what task.json declares as one.
+    let task = concat!(env!("CARGO_MANIFEST_DIR"), "/../../integrations/azure-pipelines/EcrPush/task.json");
+    let task: serde_json::Value = serde_json::from_slice(&std::fs::read(task).unwrap()).unwrap();
+    let declared: Vec<&str> =
+        task["outputVariables"].as_array().unwrap().iter().map(|output| output["name"].as_str().unwrap()).collect();
+    let stand = Stand::new().await;
+    for name in [None, Some("")] {
+        let engine = RecordedEngine::start();
+        let task = stand.task(&engine).input("outputVariable", "pushed").without("SYSTEM_TASKINSTANCENAME");
+        let task = name.into_iter().fold(task, |task, name| task.env("SYSTEM_TASKINSTANCENAME", name));
+        let job = task.job().await.succeeded();
+        let variables = job.variables();
+        assert!(variables.iter().all(|(_, is_output, _)| *is_output == "false"), "{variables:?}");
+        assert!(variables.iter().all(|(name, ..)| !declared.contains(name)), "{variables:?}");
+        let digest = stand.tag("v1").unwrap();
+        let uri = format!("{}@{digest}", stand.uri());
+        let expected = [
+            ("ECR_PUSH_DIGEST", "false", digest.as_str()),
+            ("ECR_PUSH_URI", "false", &uri),
+            ("ECR_PUSH_TAGS", "false", "v1"),
+        ];
+        assert_eq!(variables[1..], expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn k59_a_variable_with_the_name_of_an_output_is_refused_before_the_push() {
+    let (stand, engine) = (Stand::new().await, RecordedEngine::start());
+    for name in ["digest", "Uri", "TAGS"] {
+        let job = stand.task(&engine).input("outputVariable", name).job().await;
+        assert!(job.failed().contains("which is an output of this task"), "{}", job.run.stdout);
+    }
+    assert!(stand.server.requests().is_empty() && engine.asked().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn f60_the_source_and_the_pushed_names_are_removed() {
     let stand = Stand::new().await;
     for pushed in [true, false] {

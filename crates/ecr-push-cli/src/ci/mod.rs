@@ -7,6 +7,7 @@ pub mod azure;
 mod buildkite;
 pub mod github;
 mod gitlab;
+mod values;
 
 use crate::environment::Environment;
 

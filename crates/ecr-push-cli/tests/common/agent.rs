@@ -15,8 +15,8 @@ pub const CONNECTION: &str = "0f6c2d1e-3b4a-4c5d-8e9f-a1b2c3d4e5f6";
 /// The job's token, in the agent's own connection.
 pub const JOB_TOKEN: &str = "eyJ0eXAi-the-job-token-of-this-run";
 
-/// The names of the inputs and their defaults, as the agent gives them.
-pub const INPUTS: [(&str, &str); 14] = [
+/// The names of the inputs and their defaults, as the agent gives them. The first fourteen are upstream's.
+pub const INPUTS: [(&str, &str); 21] = [
     ("awsCredentials", ""),
     ("regionName", ""),
     ("imageSource", "imagename"),
@@ -31,6 +31,13 @@ pub const INPUTS: [(&str, &str); 14] = [
     ("outputVariable", ""),
     ("logRequest", "false"),
     ("logResponse", "false"),
+    ("platform", ""),
+    ("attestations", "keep"),
+    ("compression", ""),
+    ("reuse", "registry"),
+    ("reuseFrom", ""),
+    ("mountFrom", ""),
+    ("cacheFolder", ""),
 ];
 
 /// The agent's rule for names.
@@ -67,6 +74,7 @@ impl Stand {
                 ("AGENT_JOBSTATUS", "Succeeded"),
                 ("agent.jobstatus", "Succeeded"),
                 ("SYSTEM_HOSTTYPE", "build"),
+                ("SYSTEM_TASKINSTANCENAME", "EcrPush"),
                 ("SYSTEM_CULTURE", "en-US"),
                 ("VSTS_PUBLIC_VARIABLES", r#"["agent.version","system.hosttype"]"#),
                 ("VSTS_SECRET_VARIABLES", "[]"),

@@ -28,6 +28,24 @@ impl Agent<'_> {
         self.0.text(&format!("SECRET_{key}")).or_else(|| self.0.text(&key))
     }
 
+    /// True if the job is to show what it does.
+    pub fn is_debugging(&self) -> bool {
+        self.variable("System.Debug").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+
+    /// True if the step has a name that its outputs are read under. Servers before TFS 2018, and some releases, give none; the agent
+    /// then fails a step that sets an output (its `ExecutionContext.SetVariable`).
+    pub fn names_the_step(&self) -> bool {
+        self.variable("System.TaskInstanceName").is_some()
+    }
+
+    /// The values of the job's secret variables.
+    pub fn secret_variables(&self) -> Vec<String> {
+        let names = self.0.text("VSTS_SECRET_VARIABLES").and_then(|names| serde_json::from_str(&names).ok());
+        let names: Vec<String> = names.unwrap_or_default();
+        names.iter().filter_map(|name| self.0.text(&format!("SECRET_{}", converted(name)))).collect()
+    }
+
     /// What the service connection `id` holds, each value under its name in lower case. `None` if the job has no such
     /// connection.
     ///

@@ -3,6 +3,7 @@
 use ecr_push::{Error, Result};
 
 use super::agent::Agent;
+use crate::ci::values::{self, Names};
 
 /// What the pipeline's author wrote.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +36,8 @@ pub enum Image {
     Id(String),
 }
 
-/// Every input there is, with its default.
-pub const INPUTS: [(&str, &str); 14] = [
+/// Every input there is, with its default. The first fourteen are upstream's.
+pub const INPUTS: [(&str, &str); 21] = [
     ("awsCredentials", ""),
     ("regionName", ""),
     ("imageSource", "imagename"),
@@ -51,7 +52,28 @@ pub const INPUTS: [(&str, &str); 14] = [
     ("outputVariable", ""),
     ("logRequest", "false"),
     ("logResponse", "false"),
+    (OWN.platform, ""),
+    (OWN.attestations, "keep"),
+    (OWN.compression, ""),
+    (OWN.reuse, "registry"),
+    (OWN.reuse_from, ""),
+    (OWN.mount_from, ""),
+    (OWN.cache, ""),
 ];
+
+/// The inputs that upstream does not have.
+pub const OWN: Names = Names {
+    platform: "platform",
+    attestations: "attestations",
+    compression: "compression",
+    reuse: "reuse",
+    reuse_from: "reuseFrom",
+    mount_from: "mountFrom",
+    cache: "cacheFolder",
+};
+
+/// The variables that the task sets as outputs of its step, as task.json declares them.
+pub const OUTPUTS: [&str; 3] = ["digest", "uri", "tags"];
 
 const OPERATION: &str = "read the inputs";
 
@@ -100,12 +122,7 @@ impl Inputs {
             region: given("regionName").map(|region| region.to_lowercase()),
             image,
             repository,
-            tags: input("pushTag")
-                .split([',', '\n'])
-                .map(str::trim)
-                .filter(|tag| !tag.is_empty())
-                .map(str::to_owned)
-                .collect(),
+            tags: values::tags("pushTag", &input("pushTag"))?,
             create_repository: truth("autoCreateRepository"),
             force_naming: truth("forceDockerNamingConventions"),
             remove_image: truth("removeDockerImage"),
@@ -114,6 +131,14 @@ impl Inputs {
             log_response: truth("logResponse"),
         })
     }
+}
+
+/// Each input as the agent gives it, for the debug log.
+pub fn shown(agent: &Agent<'_>) -> Vec<String> {
+    let secrets = agent.secret_variables();
+    let given = INPUTS.iter().filter_map(|(name, _)| Some((name, agent.input(name)?)));
+    let hidden = |value: String| secrets.iter().fold(value, |value, secret| value.replace(secret.as_str(), "***"));
+    given.map(|(name, value)| format!("{name}={}", hidden(value))).collect()
 }
 
 /// A macro that the agent did not know stays in the value as it was written.
@@ -148,6 +173,14 @@ fn output_variable(name: String) -> Result<String> {
     if name.chars().any(char::is_control) {
         return Err(Error::refused(OPERATION, "`outputVariable` holds a line break or another control character")
             .with_hint("give one variable's name"));
+    }
+    // The agent makes an output of every variable that task.json declares as one: `$(name)` would stay unset.
+    if OUTPUTS.iter().any(|output| output.eq_ignore_ascii_case(&name)) {
+        return Err(Error::refused(
+            OPERATION,
+            format!("`outputVariable` is `{name}`, which is an output of this task"),
+        )
+        .with_hint(format!("choose another name; the output is read as `$(STEP.{name})`")));
     }
     Ok(name)
 }
@@ -192,6 +225,15 @@ mod tests {
         assert!(read(&[("INPUT_OUTPUTVARIABLE", "$(x")]).is_err());
         assert!(read(&[("INPUT_OUTPUTVARIABLE", "a\nb")]).is_err());
         assert!(read(&[("INPUT_OUTPUTVARIABLE", "a;b]c")]).is_ok());
+    }
+
+    #[test]
+    fn a_variable_does_not_have_the_name_of_an_output() {
+        for name in ["digest", "Uri", "TAGS"] {
+            let error = read(&[("INPUT_OUTPUTVARIABLE", name)]).unwrap_err();
+            assert!(error.is_refused() && error.message().contains("which is an output of this task"), "{error}");
+        }
+        assert!(read(&[("INPUT_OUTPUTVARIABLE", "imageUri")]).is_ok());
     }
 
     #[test]

@@ -16,7 +16,7 @@ use ecr_push::push::{PushReport, PushRequest};
 use ecr_push::source::SourceSpec;
 use ecr_push::{Error, Result, Setting, Text};
 
-use super::System;
+use super::{System, values};
 use crate::args::{AzureTaskArgs, PushArgs};
 use crate::environment::Environment;
 use crate::platform::Stops;
@@ -33,7 +33,9 @@ const ENDED: u8 = 0;
 fn name(setting: Setting) -> Name {
     match setting {
         Setting::CaBundle => Name::Variable("AWS_CA_BUNDLE"),
-        Setting::CacheDir => Name::Variable("XDG_CACHE_HOME"),
+        Setting::Attestations => Name::Input("attestations"),
+        Setting::CacheDir => Name::Input("cacheFolder"),
+        Setting::Compression => Name::Input("compression"),
         Setting::ContainerdAddress => Name::Variable("CONTAINERD_ADDRESS"),
         Setting::ContainerdNamespace => Name::Variable("CONTAINERD_NAMESPACE"),
         Setting::CreateRepository => Name::Switch("autoCreateRepository"),
@@ -43,28 +45,26 @@ fn name(setting: Setting) -> Name {
         Setting::EndpointUrl => Name::Variable("AWS_ENDPOINT_URL"),
         Setting::ExternalId => Name::Phrase("the service connection's external ID"),
         Setting::Fips => Name::Variable("AWS_USE_FIPS_ENDPOINT"),
+        Setting::MountFrom => Name::Input("mountFrom"),
+        Setting::Platform => Name::Input("platform"),
         Setting::Profile => Name::Variable("AWS_PROFILE"),
         Setting::Region => Name::Input("regionName"),
         Setting::Repository => Name::Input("repositoryName"),
+        Setting::Reuse => Name::Input("reuse"),
+        Setting::ReuseFrom => Name::Input("reuseFrom"),
         Setting::RoleArn => Name::Phrase("the service connection's role"),
         Setting::RoleDuration => Name::Phrase("the variable aws.rolecredential.maxduration"),
         Setting::RoleSessionName => Name::Phrase("the service connection's role session name"),
         Setting::Tag => Name::Input("pushTag"),
         Setting::TempDir => Name::Variable("TMPDIR"),
-        Setting::Attestations
-        | Setting::Compression
-        | Setting::ConnectTo
+        Setting::ConnectTo
         | Setting::DryRun
         | Setting::EngineStore
         | Setting::Jobs
-        | Setting::MountFrom
         | Setting::OutputFile
         | Setting::PlainHttp
-        | Setting::Platform
         | Setting::RegistryId
         | Setting::RetryBudget
-        | Setting::Reuse
-        | Setting::ReuseFrom
         | Setting::TagLocal
         | Setting::Threads
         | Setting::To
@@ -89,7 +89,7 @@ pub async fn task(args: &AzureTaskArgs, environment: &Environment) -> u8 {
         End::Done(Ok(true)) => complete("Succeeded", Text::default()),
         End::Done(Ok(false)) => complete("SucceededWithIssues", Text::default()),
         End::Done(Err(error)) => {
-            let error = in_upstreams_words(error);
+            let error = with_the_tasks_own(in_upstreams_words(error), &agent);
             reporter.failed(&error);
             complete("Failed", report::sentence(&error))
         }
@@ -102,6 +102,9 @@ pub async fn task(args: &AzureTaskArgs, environment: &Environment) -> u8 {
 
 /// The whole task. True if there was nothing to complain of.
 async fn push(agent: &Agent<'_>, reporter: &Reporter) -> Result<bool> {
+    if agent.is_debugging() {
+        inputs::shown(agent).iter().for_each(|input| reporter.detail(input));
+    }
     let inputs = Inputs::read(agent)?;
     let logged =
         [(inputs.log_request, "ecr_push::aws::request=trace"), (inputs.log_response, "ecr_push::aws::response=trace")];
@@ -114,10 +117,14 @@ async fn push(agent: &Agent<'_>, reporter: &Reporter) -> Result<bool> {
         Image::Id(id) => (id, format!("Pushing image with ID '{id}'")),
     };
     request.source = SourceSpec::Daemon(source.clone());
+    let has_tag = !request.tags.is_empty();
     reporter.section(&title);
     let report = run::push(request, reporter).await?;
 
-    set_variables(&inputs, &report, reporter);
+    let first = report.references().next().filter(|_| has_tag);
+    // A tag that was left empty on purpose is left out, though `latest` is pushed.
+    let reference = first.unwrap_or_else(|| report.repository.clone());
+    set_variables(agent, inputs.output_variable.as_deref(), &reference, &report, reporter);
     let afterwards = if inputs.remove_image { Afterwards::Remove } else { Afterwards::Tag };
     let failed = afterwards.run(&report, reporter).await;
     failed.iter().for_each(|error| reporter.warning(report::sentence(error)));
@@ -132,9 +139,11 @@ fn request(agent: &Agent<'_>, inputs: &Inputs, reporter: &Reporter) -> Result<Pu
     };
     let words = ["image", "--repository", "given below"];
     let mut args = PushArgs::of(&words).map_err(|error| Error::refused("read the inputs", error.to_string()))?;
-    args.destination.repository = Some(repository(inputs)?);
-    args.tags.clone_from(&inputs.tags);
+    let (repository, tag) = repository(inputs)?;
+    args.destination.repository = Some(repository);
+    args.tags = inputs.tags.iter().cloned().chain(tag).collect();
     args.destination.create_repository = inputs.create_repository;
+    values::fill(&mut args, &inputs::OWN, |name| agent.input(name))?;
     let aws_region = agent.variable("AWS.Region");
     args.aws.region.clone_from(&inputs.region);
     let mut request = request::request(&args, agent.0)?.push;
@@ -147,12 +156,13 @@ fn request(agent: &Agent<'_>, inputs: &Inputs, reporter: &Reporter) -> Result<Pu
     request.aws.check()?;
     warn_of_naming(inputs, reporter);
     // Who the credentials belong to is worth a call when somebody is looking for a fault.
-    request.show_identity = agent.variable("System.Debug").is_some_and(|value| value.eq_ignore_ascii_case("true"));
+    request.show_identity = agent.is_debugging();
     Ok(request)
 }
 
-/// The repository's name, after the rule that the author may have asked for.
-fn repository(inputs: &Inputs) -> Result<String> {
+/// The repository's name, after the rule that the author may have asked for, and the tag behind it: upstream writes `pushTag` behind the
+/// name, so that an empty one leaves the name's own.
+fn repository(inputs: &Inputs) -> Result<(String, Option<String>)> {
     let name = &inputs.repository;
     let name = name.split_once("://").map_or(name.as_str(), |(_, bare)| bare);
     let host = |first: &str| first.strip_suffix(":443").unwrap_or(first).to_owned();
@@ -164,7 +174,31 @@ fn repository(inputs: &Inputs) -> Result<String> {
             Error::refused("parse repository name", message).with_hint(format!("write `repositoryName: {rest}`"))
         );
     }
-    Ok(if inputs.force_naming { forced(&inputs.repository) } else { inputs.repository.clone() })
+    if inputs.force_naming {
+        return Ok((forced(&inputs.repository), None));
+    }
+    let name = &inputs.repository;
+    let last = name.rfind('/').map_or(0, |slash| slash + 1);
+    let refuse = |what: &str, hint: String| {
+        let message = format!("`repositoryName` is `{name}`, which {what}");
+        Err(Error::refused("parse repository name", message).with_hint(hint))
+    };
+    if let Some(at) = name[last..].find('@') {
+        let bare = &name[..last + at];
+        return refuse("holds a digest, and that comes of the push", format!("write `repositoryName: {bare}`"));
+    }
+    let Some((bare, tag)) = name[last..].split_once(':') else { return Ok((name.clone(), None)) };
+    let bare = &name[..last + bare.len()];
+    if tag.is_empty() {
+        return refuse("ends in a colon", format!("write `repositoryName: {bare}`"));
+    }
+    if !inputs.tags.is_empty() {
+        return refuse(
+            "holds a tag, and `pushTag` is not empty",
+            format!("write `repositoryName: {bare}` and `pushTag: {tag}`"),
+        );
+    }
+    Ok((bare.to_owned(), Some(tag.to_owned())))
 }
 
 /// Upstream's rule sends images elsewhere than its users may think.
@@ -179,28 +213,29 @@ fn warn_of_naming(inputs: &Inputs, reporter: &Reporter) {
     }
 }
 
-/// The variable that the author named, as upstream sets it, and three of our own as outputs of the step.
-fn set_variables(inputs: &Inputs, report: &PushReport, reporter: &Reporter) {
+/// The variable that the author named, as upstream sets it, and three of our own as outputs of the step. A step without a name has no
+/// outputs; it sets plain variables, under other names, since the agent makes an output of each that task.json declares.
+fn set_variables(agent: &Agent<'_>, name: Option<&str>, reference: &str, report: &PushReport, reporter: &Reporter) {
     let set = |name: &str, is_output: &str, value: &str| {
         let properties = [("variable", name), ("isOutput", is_output), ("issecret", "false")];
         reporter.command(&commands::command("task.setvariable", &properties, value));
     };
-    if let Some(name) = &inputs.output_variable {
+    if let Some(name) = name {
         let odd = |c: char| !c.is_alphanumeric() && !"._-".contains(c);
         if name.contains(odd) {
             reporter.warning(format!("`outputVariable` is `{name}`, a name that not every step can read"));
         }
-        // A tag that was left empty on purpose is left out, though `latest` is pushed.
-        let value = match inputs.tags.first() {
-            Some(_) => report.references().next().unwrap_or_else(|| report.repository.clone()),
-            None => report.repository.clone(),
-        };
-        set(name, "false", &value);
+        set(name, "false", reference);
     }
     let tags: Vec<String> = report.tags.iter().map(ToString::to_string).collect();
-    set("digest", "true", &report.digest.to_string());
-    set("uri", "true", &report.uri());
-    set("tags", "true", &tags.join(","));
+    let values = [report.digest.to_string(), report.uri(), tags.join(",")];
+    for (name, value) in inputs::OUTPUTS.iter().zip(&values) {
+        if agent.names_the_step() {
+            set(name, "true", value);
+        } else {
+            set(&format!("ECR_PUSH_{}", name.to_uppercase()), "false", value);
+        }
+    }
 }
 
 /// The page of the run gets a table. It is read after this program has ended, so the file stays, in the one folder that the
@@ -239,6 +274,23 @@ fn in_upstreams_words(error: Error) -> Error {
         _ => return error,
     };
     error.prefixed(before)
+}
+
+/// What this task has for a failure comes before what the library knows of, and nothing is advised that a task cannot do.
+fn with_the_tasks_own(error: Error, agent: &Agent<'_>) -> Error {
+    let is_set = |text: Option<String>| text.is_some_and(|text| !text.is_empty());
+    let chose = is_set(agent.input("awsCredentials")) || agent.variable("AWS.AccessKeyID").is_some();
+    match error.operation() {
+        "find credentials" if !chose => error.with_first_hint(
+            "name a service connection of type AWS in `awsCredentials`, or set the variables AWS.AccessKeyID and \
+             AWS.SecretAccessKey",
+        ),
+        "find engine" => error.with_hints(vec![
+            "start an engine on the agent, or name it with DOCKER_HOST or a docker context: this task reads the image from one"
+                .into(),
+        ]),
+        _ => error,
+    }
 }
 
 #[cfg(test)]
