@@ -161,19 +161,25 @@ fn values_stay_words_in_every_shell() {
     let project = folder.path().join("project");
     // With a file that `*` would find.
     pages::put_image(&project);
+    let names: Vec<&str> = job["variables"]
+        .as_object()
+        .expect("variables")
+        .keys()
+        .map(|name| name.strip_prefix("ECR_PUSH_INPUT_").expect("an input's variable"))
+        .collect();
     // In the place of ecr-push, what shows its words.
     pages::put_program(&folder.path().join("bin/ecr-push"), "#!/bin/sh\nprintf '[%s]\\n' \"$@\"\nexit 3\n");
     for shell in ["dash", "bash"] {
-        let words = |values: &[(&str, &str)]| {
+        let run = |values: &[(&str, &str)]| {
             let mut command = in_job(stack, &project, &[shell, "-e", "-c", script]);
-            let empty = ["IMAGE", "REPOSITORY", "TAGS", "REGION", "ROLE", "SESSION", "CREATE", "PLATFORM"];
-            for name in empty {
-                let value = values.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
+            for name in &names {
+                let value = values.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value);
                 command = command.env(&format!("ECR_PUSH_INPUT_{name}"), value);
             }
-            // Status and words of the program are the script's.
-            command.run().exit(3).stdout
+            command.run()
         };
+        // Status and words of the program are the script's.
+        let words = |values: &[(&str, &str)]| run(values).exit(3).stdout;
         let plain = words(&[("IMAGE", "app"), ("REPOSITORY", "team/app"), ("TAGS", "*, b,c"), ("CREATE", "false")]);
         let expected = [
             "push",
@@ -200,8 +206,22 @@ fn values_stay_words_in_every_shell() {
             ("SESSION", hostile),
             ("CREATE", "true"),
             ("PLATFORM", hostile),
+            ("ATTESTATIONS", hostile),
+            ("COMPRESSION", hostile),
+            ("REUSE", hostile),
+            ("CACHE_DIR", hostile),
+            ("REUSE_FROM", "*, $(touch trap)"),
+            ("MOUNT_FROM", "team/base,team/*"),
         ]);
-        assert_eq!(all.matches(&format!("[{hostile}]\n")).count(), 5, "{all}");
+        assert_eq!(all.matches(&format!("[{hostile}]\n")).count(), 9, "{all}");
+        let lists = "[--reuse-from]\n[*]\n[--reuse-from]\n[$(touch]\n[--reuse-from]\n[trap)]\n[--mount-from]\n[team/base]\n\
+                     [--mount-from]\n[team/*]\n";
+        assert!(all.contains(lists), "{all}");
+        // Separators alone are no tag, and `latest` is not what was meant.
+        for tags in [",", " , ,"] {
+            let refused = run(&[("IMAGE", "app"), ("REPOSITORY", "team/app"), ("TAGS", tags)]).exit(2);
+            assert!(refused.stdout.is_empty() && refused.stderr.contains("holds separators and no tag"), "{refused}");
+        }
         assert!(all.contains("[--web-identity-token-env]\n[ECR_PUSH_ID_TOKEN]\n[--create-repository]\n"), "{all}");
         assert!(!project.join("trap").exists());
     }

@@ -75,6 +75,46 @@ fn shown(run: &Run) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn inputs_for_the_image_and_its_layers_do_what_the_flags_do() {
+    let stand = Stand::new().await;
+    let image = common::one_platform_with_attestation(stand.folder.path());
+    let task = || with_keys(action(&stand)).env("INPUT_IMAGE", &image).env("INPUT_TAGS", "v1");
+    for (name, value) in [
+        ("attestations", "all"),
+        ("compression", "brotli"),
+        ("reuse", "all"),
+        ("platform", "linux"),
+        ("reuse-from", "a b"),
+        ("mount-from", "team/app:1"),
+    ] {
+        let run = task().env(&format!("INPUT_{}", name.to_uppercase()), value).run().await;
+        assert_eq!(run.status, 2, "{name}: {}", run.stdout);
+        let error = run.stdout.lines().find(|line| line.starts_with("error: ")).unwrap();
+        assert!(error.contains(&format!("`{value}`")) && error.contains(name) && !error.contains("--"), "{error}");
+    }
+    let run = task().env("INPUT_TAGS", " , ,").run().await;
+    assert_eq!(run.status, 2);
+    assert!(run.stdout.contains("error: `tags` holds separators and no tag"), "{}", run.stdout);
+    assert!(stand.server.requests().is_empty());
+    let cache = path(&stand, "layers");
+    let pushed = |stand: &Stand| -> serde_json::Value {
+        let repository = stand.server.repository(APP).unwrap();
+        serde_json::from_slice(&repository.manifests[&repository.tags["v1"]]).unwrap()
+    };
+    task().run().await.succeeded();
+    assert_eq!(pushed(&stand)["manifests"].as_array().unwrap().len(), 2, "an index with an attestation");
+    // An index and attestations are what AWS Lambda refuses.
+    let lambda = task().env("INPUT_ATTESTATIONS", "lambda").env("INPUT_CACHE-DIR", &cache);
+    lambda.env("INPUT_PLATFORM", "linux/amd64").env("INPUT_REUSE", "own").run().await.succeeded();
+    assert!(pushed(&stand)["manifests"].is_null() && pushed(&stand)["layers"].is_array(), "{}", pushed(&stand));
+    assert!(std::fs::read_dir(&cache).unwrap().count() > 0);
+    let several = task().env("INPUT_ATTESTATIONS", "lambda").env("INPUT_IMAGE", common::multi()).run().await;
+    assert_eq!(several.status, 1);
+    assert!(several.stdout.contains("holds 2 images (linux/amd64, linux/arm64)"), "{}", several.stdout);
+    assert!(several.stdout.contains("name its platform: `platform: linux/amd64`"), "{}", several.stdout);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn outputs_and_summary_are_in_the_runners_files_and_everything_else_is_on_one_stream() {
     let stand = Stand::new().await;
     let run = with_keys(action(&stand)).run().await.succeeded();

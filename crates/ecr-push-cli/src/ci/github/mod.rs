@@ -17,6 +17,7 @@ use ecr_push::{Error, Result, Setting};
 use secrecy::SecretString;
 
 use super::System;
+use super::values::{self, Names};
 use crate::args::PushArgs;
 use crate::environment::Environment;
 use crate::platform::Stops;
@@ -29,7 +30,9 @@ use crate::{PUSHED, SECRETS, UNFINISHED, status};
 fn name(setting: Setting) -> Name {
     match setting {
         Setting::CaBundle => Name::Variable("AWS_CA_BUNDLE"),
-        Setting::CacheDir => Name::Variable("XDG_CACHE_HOME"),
+        Setting::Attestations => Name::Input("attestations"),
+        Setting::CacheDir => Name::Input("cache-dir"),
+        Setting::Compression => Name::Input("compression"),
         Setting::ContainerdAddress => Name::Variable("CONTAINERD_ADDRESS"),
         Setting::ContainerdNamespace => Name::Variable("CONTAINERD_NAMESPACE"),
         Setting::CreateRepository => Name::Switch("create-repository"),
@@ -39,34 +42,43 @@ fn name(setting: Setting) -> Name {
         Setting::EndpointUrl => Name::Variable("AWS_ENDPOINT_URL"),
         Setting::ExternalId => Name::Input("role-external-id"),
         Setting::Fips => Name::Variable("AWS_USE_FIPS_ENDPOINT"),
+        Setting::MountFrom => Name::Input("mount-from"),
         Setting::Platform => Name::Input("platform"),
         Setting::Profile => Name::Variable("AWS_PROFILE"),
         Setting::Region => Name::Input("aws-region"),
         Setting::Repository => Name::Input("repository"),
+        Setting::Reuse => Name::Input("reuse"),
+        Setting::ReuseFrom => Name::Input("reuse-from"),
         Setting::RoleArn => Name::Input("role-to-assume"),
         Setting::RoleDuration => Name::Input("role-duration-seconds"),
         Setting::RoleSessionName => Name::Input("role-session-name"),
         Setting::Tag => Name::Input("tags"),
         Setting::TempDir => Name::Variable("TMPDIR"),
-        Setting::Attestations
-        | Setting::Compression
-        | Setting::ConnectTo
+        Setting::ConnectTo
         | Setting::DryRun
         | Setting::EngineStore
         | Setting::Jobs
-        | Setting::MountFrom
         | Setting::OutputFile
         | Setting::PlainHttp
         | Setting::RegistryId
         | Setting::RetryBudget
-        | Setting::Reuse
-        | Setting::ReuseFrom
         | Setting::TagLocal
         | Setting::Threads
         | Setting::To
         | Setting::WebIdentityTokenEnv => Name::Elsewhere,
     }
 }
+
+/// The inputs that this action has for flags of the same meaning.
+const OWN: Names = Names {
+    platform: "platform",
+    attestations: "attestations",
+    compression: "compression",
+    reuse: "reuse",
+    reuse_from: "reuse-from",
+    mount_from: "mount-from",
+    cache: "cache-dir",
+};
 
 /// Whom the identity token is for: what the AWS provider of GitHub's identities is set up with.
 const AUDIENCE: &str = "sts.amazonaws.com";
@@ -143,9 +155,8 @@ impl Runner<'_> {
         args.image = image.to_owned();
         args.destination.repository = Some(self.required("repository")?);
         args.destination.create_repository = self.truth("create-repository")?;
-        let tags = self.input("tags").unwrap_or_default();
-        args.tags = tags.split([',', '\n']).map(str::trim).filter(|tag| !tag.is_empty()).map(str::to_owned).collect();
-        args.selection.platform = self.input("platform");
+        args.tags = values::tags("tags", &self.input("tags").unwrap_or_default())?;
+        values::fill(&mut args, &OWN, |name| self.input(name))?;
         args.aws.region = self.input("aws-region");
         let mut request = request::request(&args, self.0)?;
         // Who the credentials belong to is worth a call when somebody is looking for a fault.
