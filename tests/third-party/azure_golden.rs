@@ -3,6 +3,9 @@
 //! Each line of a kept log begins with what it stands for: the number of a statement about upstream (docs/azure-pipelines.md), or
 //! `own` for what upstream did not have. Lines that begin with `~` come in any order among themselves: source and destination are
 //! opened at the same time. What differs from run to run stands in braces. Lines of the debug log are left out.
+//!
+//! With a folder in `ECR_PUSH_LOGS` each log is also written there as it is: the Marketplace's screenshots are drawn from them
+//! (`integrations/azure-pipelines/draw-screenshots`).
 
 use crate::agent::{self, Run, Step};
 use crate::parts;
@@ -95,6 +98,9 @@ fn settled_word(word: &str) -> String {
 fn matches(name: &str, run: &Run, known: &[(&str, &str)]) {
     let path = parts::repository().join("tests/third-party/golden").join(name);
     let kept = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    if let Some(folder) = std::env::var_os("ECR_PUSH_LOGS") {
+        std::fs::write(std::path::Path::new(&folder).join(name), &run.stdout).expect("the log");
+    }
     let found = settled(run, known);
     let mut kept: Vec<(&str, &str)> = kept
         .lines()

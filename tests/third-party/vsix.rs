@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 const PARTS: &[&str] =
-    &["npm:tfx-cli", "npm:azure-pipelines-task-lib", "npm:node10", "npm:node20", "npm:node26", "python3"];
+    &["npm:tfx-cli", "npm:azure-pipelines-task-lib", "npm:node10", "npm:node20", "npm:node24", "npm:node26", "python3"];
 
 /// The first bytes of programs for the platforms that are not built here: as much as the build looks at.
 pub fn header(platform: &str) -> Vec<u8> {
@@ -120,9 +120,12 @@ fn three_extensions_are_built_without_a_network() {
         "EcrPush/index.js",
         "EcrPush/task.json",
     ];
+    let images = ["images/failure.png", "images/log.png"];
     for (name, folder) in unpacked {
-        let task = if name.contains("connection") { &[][..] } else { &task };
-        assert_eq!(files(folder), [task, &rest[..]].concat(), "{name}");
+        let (task, images) = if name.contains("connection") { (&[][..], &[][..]) } else { (&task[..], &images[..]) };
+        let mut expected = [task, &rest[..], images].concat();
+        expected.sort_unstable();
+        assert_eq!(files(folder), expected, "{name}");
         let overview = std::fs::read_to_string(folder.join("overview.md")).expect("a page");
         assert!(overview.to_lowercase().contains("never install"), "{name}");
         assert!(!overview.contains("{{"), "{name}");
@@ -330,6 +333,8 @@ fn broken_extension_is_not_built() {
         (task, "\"Major\": 1", "\"Major\": \"1\"", "Major is not a number"),
         (task, "\"Node20_1\"", "\"Node20\"", "handler Node20 is not one of"),
         (task, "\"target\": \"index.js\"", "\"target\": \"start.js\"", "start.js does not exist"),
+        (task, "\"Node24\": {", "\"Node10\": { \"target\": \"index.js\" }, \"Node24\": {", "the newest first"),
+        (task, "\"name\": \"uri\"", "\"name\": \"Digest\"", "outputs: digest occurs twice"),
         (task, "\"category\": \"Deploy\"", "\"category\": \"Release\"", "unknown category"),
         (task, "\"demands\": []", "\"demand\": []", "unknown key demand"),
         (task, "\"EditableOptions\": \"True\"", "\"EditableOptions\": \"true\"", "EditableOptions is True or False"),
@@ -346,6 +351,13 @@ fn broken_extension_is_not_built() {
             "\"properties\": { \"name\": \"Ecr\" }",
             "not among the files",
         ),
+        (main, "\"name\": \"Container Image Push\"", "\"name\": \"ECR Push\"", "holds the brand ECR"),
+        (main, "\"name\": \"Container Image Push\"", "\"name\": \"Push to Amazon\"", "holds the brand Amazon"),
+        (main, "\"id\": \"ecr-push\",", "\"id\": \"ecr-push\", \"public\": true,", "public is set by the build"),
+        (main, "\"id\": \"ecr-push\",", "\"id\": \"ecr-push\", \"publisher\": \"x\",", "publisher is set by the build"),
+        (main, "images/log.png", "icon.png", "icon.png is not a PNG of 1366x768 pixels"),
+        (main, "images/log.png", "images/none.png", "images/none.png is not a PNG"),
+        (main, "\"default\": \"icon.png\"", "\"default\": \"EcrPush/icon.png\"", "the icon is not a PNG of 128"),
         (main, "\"id\": \"ecr-push\"", "\"id\": \"ecr-push-legacy-name\"", "two extensions have one ID"),
         (main, "\"targets\": [{ \"id\": \"Microsoft.VisualStudio.Services\" }],", "", "targets are missing"),
     ];
@@ -360,6 +372,53 @@ fn broken_extension_is_not_built() {
     }
 }
 
+/// What the Marketplace shows and checks, as it stands in the package.
+#[test]
+fn public_extension_names_its_publisher_and_leads_to_its_source() {
+    if !parts::space(PARTS) {
+        return;
+    }
+    let space = Space::new("vsix");
+    space.write("bin/linux-x64/ecr-push", header("linux-x64"));
+    let script = parts::repository().join("integrations/azure-pipelines/build");
+    let build = |words: &[&str], out: &str| {
+        build(&space, &script).arg("--bin").arg(space.path("bin")).arg("--out").arg(space.path(out)).args(words).run()
+    };
+    let source = "https://source.example/someone/ecr-push";
+    build(&["--public", "--publisher", "someone", "--repository", source], "public").ok();
+    build(&[], "private").ok();
+    let manifest = |vsix: &str| {
+        let script = "import sys, zipfile; print(zipfile.ZipFile(sys.argv[1]).read('extension.vsixmanifest').decode())";
+        space.command("python3").args(["-c", script]).arg(space.path(vsix)).run().ok().stdout
+    };
+    for name in ["ecr-push", "ecr-push-legacy-name", "ecr-push-aws-connection"] {
+        let public = manifest(&format!("public/someone.{name}-1.0.0.vsix"));
+        assert!(public.contains("Publisher=\"someone\""), "{public}");
+        assert!(public.contains("<GalleryFlags>Public</GalleryFlags>"), "{public}");
+        for (link, page) in [
+            ("Getstarted", "/blob/HEAD/docs/azure-pipelines.md"),
+            ("Support", "/issues"),
+            ("License", "/blob/HEAD/LICENSE"),
+            ("GitHub", ""),
+        ] {
+            let property = format!("Links.{link}\" Value=\"{source}{page}\"");
+            assert!(public.contains(&property), "no {property} in {public}");
+        }
+        let shows = public.matches("Microsoft.VisualStudio.Services.Screenshots.").count();
+        assert_eq!(shows, if name.contains("connection") { 0 } else { 2 }, "{public}");
+        let private = manifest(&format!("private/ecr-push.{name}-1.0.0.vsix"));
+        assert!(!private.contains("Public</GalleryFlags>") && !private.contains(source), "{private}");
+    }
+    for (words, says) in [
+        (&["--public"][..], "--public needs --publisher and --repository"),
+        (&["--public", "--publisher", "someone"], "--public needs"),
+        (&["--repository", "http://source.example/a/b"], "is not the https address of a repository"),
+        (&["--repository", "https://source.example/a/b\"x"], "is not the https address"),
+    ] {
+        build(words, "refused").exit(1).says(&["error: ", says]);
+    }
+}
+
 #[test]
 fn warning_of_tfx_is_an_error() {
     if !parts::space(PARTS) {
@@ -367,10 +426,10 @@ fn warning_of_tfx_is_an_error() {
     }
     let space = Space::new("vsix");
     let folder = copy(&space, "copy");
-    // tfx warns about a link without an address, and packs.
+    // tfx warns about a page without a path, and packs.
     let manifest = folder.join("integrations/azure-pipelines/main/vss-extension.json");
     let text = std::fs::read_to_string(&manifest).expect("a manifest");
-    let text = text.replacen("\"icons\"", "\"links\": { \"support\": {} }, \"icons\"", 1);
+    let text = text.replacen("\"content\": {", "\"content\": { \"privacy\": {},", 1);
     std::fs::write(&manifest, text).expect("a manifest");
     build_copy(&space, &folder).exit(1).says(&["error: tfx refuses", "(status 0)", "warning: "]);
     // And one that fails.

@@ -5,7 +5,13 @@
 const GUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 const CATEGORIES = ['Build', 'Utility', 'Test', 'Package', 'Deploy'];
 const INPUT_TYPES = ['boolean', 'filePath', 'int', 'multiLine', 'pickList', 'radio', 'secureFile', 'string'];
-const HANDLERS = ['Node10', 'Node16', 'Node20_1', 'Node24'];
+/** The newest first, as they are to stand in task.json. */
+const HANDLERS = ['Node24', 'Node20_1', 'Node16', 'Node10'];
+/** The Marketplace takes no brand in the name of an extension (learn.microsoft.com, "Package and publish extensions"). */
+const BRAND = /\b(aws|amazon|ecr\w*|lambda|docker|podman|azure|azdo|microsoft|visual studio|github|gitlab|vsts|tfs)\b/i;
+/** What that page calls a screenshot and an icon. */
+const SCREENSHOT = '1366x768';
+const SMALLEST_ICON = 128;
 
 const TASK_KEYS = {
   id: 'string!', name: 'string!', friendlyName: 'string!', description: 'string!', author: 'string!', helpMarkDown: 'string',
@@ -18,6 +24,7 @@ const INPUT_KEYS = {
   name: 'string!', type: 'string!', label: 'string!', defaultValue: 'string or boolean', required: 'boolean', helpMarkDown: 'string',
   groupName: 'string', visibleRule: 'string', options: 'object', properties: 'object', aliases: 'array',
 };
+const OUTPUT_KEYS = { name: 'string!', description: 'string!' };
 const GROUP_KEYS = { name: 'string!', displayName: 'string!', isExpanded: 'boolean', visibleRule: 'string' };
 const HANDLER_KEYS = { target: 'string!', argumentFormat: 'string', platforms: 'array', workingDirectory: 'string' };
 const VERSION_KEYS = { Major: 'number!', Minor: 'number!', Patch: 'number!' };
@@ -90,7 +97,11 @@ function* checkTask(task, exists) {
   for (const input of task.inputs || []) yield* checkInput(input, task, `input ${input.name}`);
   yield* repeated((task.inputs || []).flatMap((input) => [input.name, ...(input.aliases || [])]), 'inputs');
   yield* repeated((task.groups || []).map((group) => group.name), 'groups');
+  for (const output of task.outputVariables || []) yield* shape(output, OUTPUT_KEYS, `output ${output.name}`);
+  yield* repeated((task.outputVariables || []).map((output) => output.name), 'outputs');
   if (!Object.keys(task.execution || {}).length) yield 'task: no handler';
+  const known = Object.keys(task.execution || {}).filter((name) => HANDLERS.includes(name));
+  if (known.join() !== HANDLERS.filter((name) => known.includes(name)).join()) yield 'task: handlers are not in order, the newest first';
   for (const [name, handler] of Object.entries(task.execution || {})) {
     if (!HANDLERS.includes(name)) yield `task: handler ${name} is not one of ${HANDLERS.join(', ')}`;
     yield* shape(handler, HANDLER_KEYS, `handler ${name}`);
@@ -99,15 +110,23 @@ function* checkTask(task, exists) {
   if (!exists('icon.png')) yield 'task: icon.png does not exist';
 }
 
-/** What is wrong with an extension's manifest. */
-function* checkManifest(manifest) {
+/** What is wrong with an extension's manifest. `size` gives width and height of an image, if it is there. */
+function* checkManifest(manifest, size) {
   const { id, publisher, version, name, description, targets, files, contributions } = manifest;
   if (manifest.manifestVersion !== 1) yield 'manifest: manifestVersion is 1';
   if (!/^[A-Za-z0-9][A-Za-z0-9-]*$/.test(id)) yield 'manifest: an id is letters, digits and hyphens';
   if (!/^[A-Za-z0-9][A-Za-z0-9-]*$/.test(publisher)) yield 'manifest: a publisher is letters, digits and hyphens';
   if (!/^\d+\.\d+\.\d+$/.test(version)) yield 'manifest: version is three numbers';
   if (!name || name.length > 100) yield 'manifest: a name has 1 to 100 characters';
+  const brand = BRAND.exec(name);
+  if (brand) yield `manifest: the name holds the brand ${brand[0]}, which the Marketplace refuses`;
   if (!description || description.length > 200) yield 'manifest: a description has 1 to 200 characters';
+  const icon = size(manifest.icons.default);
+  if (!icon || Math.min(...icon) < SMALLEST_ICON) yield `manifest: the icon is not a PNG of ${SMALLEST_ICON} pixels or more`;
+  for (const { path } of manifest.screenshots || []) {
+    const found = size(path);
+    if (!found || found.join('x') !== SCREENSHOT) yield `manifest: ${path} is not a PNG of ${SCREENSHOT} pixels`;
+  }
   if (!targets || !targets.length) yield 'manifest: targets are missing';
   yield* repeated((contributions || []).map((one) => one.id), 'contributions');
   for (const one of contributions || []) {

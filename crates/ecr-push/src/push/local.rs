@@ -107,21 +107,25 @@ impl LocalImage {
     async fn remove_by_id(&self, removed: &mut Removed) -> Result<()> {
         let reference = &self.image.reference;
         let refusal = match self.engine.remove(&self.image.id).await {
-            Err(error) if is_conflict(&error) => error,
-            done => {
-                removed.add(reference, done.map_err(|error| stays(error, reference))?);
+            Ok(was_there) => {
+                removed.add(reference, was_there);
                 return Ok(());
             }
+            Err(error) => error,
         };
         let names = self.engine.inspect(&self.image.id).await.map(|image| image.names).unwrap_or_default();
-        if names.len() > 1 {
-            let hint = format!("the image still has the names {}", names.join(", "));
-            return Err(stays(refusal, reference)
-                .with_hint(hint)
-                .with_hint("remove its other names first, or ask for it by its name"));
+        if is_conflict(&refusal) && names.len() < 2 {
+            removed.keep(names.first().unwrap_or(reference), refusal);
+            return Ok(());
         }
-        removed.keep(names.first().unwrap_or(reference), refusal);
-        Ok(())
+        // Podman calls this an error of its own, not a conflict.
+        let error = stays(refusal, reference);
+        Err(match names.as_slice() {
+            [] => error,
+            names => error
+                .with_hint(format!("the image still has the names {}", names.join(", ")))
+                .with_hint("remove its other names first, or ask for it by its name"),
+        })
     }
 
     /// Whether `name` means this image. `None` if it means none.

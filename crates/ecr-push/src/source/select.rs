@@ -403,7 +403,9 @@ impl<'a> Walk<'a> {
                     );
                     let error = source_error("choose image", text);
                     return Err(match platforms.first() {
-                        Some(platform) => error.with_hint(format!("name its platform: `--platform {platform}`")),
+                        Some(platform) => {
+                            error.with_hint(text!["name its platform: ", Setting::Platform.with(platform)])
+                        }
                         None => error,
                     });
                 }
