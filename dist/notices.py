@@ -90,8 +90,9 @@ def texts_of(name, folder):
     pattern = re.compile(r"(un)?licen[cs]e|copying|copyright|notice", re.IGNORECASE)
     omitted = NOT_LINKED.get(name, [])
     found = {}
-    for file in sorted(folder.rglob("*")):
-        path = file.relative_to(folder).as_posix()
+    # By their text: Windows has another order for paths.
+    for path in sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*")):
+        file = folder / path
         code = file.suffix in {".rs", ".c", ".h", ".S", ".py", ".go"}
         if pattern.match(file.name) and file.is_file() and not code and path not in omitted:
             found[path] = read(file)
