@@ -21,8 +21,8 @@ use crate::faults::{Answer, ConnectionAction, ConnectionFault, Fault, FaultActio
 /// connections in the order they are accepted. Conditions: `operation=NAME`, `min-length=BYTES`, `part=N/M`, `skip=N`,
 /// `times=N`, `later=TIME`, `lasting=TIME`. One action: `answer=STATUS`, `early=STATUS`, `close`, `delay=TIME`,
 /// `delay-answer=TIME`, `drip=BYTES`, `drip-answer=BYTES` (a second), `location=URL` (or nothing), `lose-answer`,
-/// `reset=BYTES`, `stall=BYTES`, `truncate=BYTES`, `end-sessions`, `expire-tokens`, `forget-blobs=N`, or one or more
-/// `header=NAME:VALUE` (`header=NAME:` leaves it out); for connections `close=BYTES`, `garbage`, `reset=BYTES`,
+/// `reset=BYTES`, `stall=BYTES`, `truncate=BYTES`, `end-sessions`, `expire-tokens`, `forget-blobs=N`, `hide-tag=TIME`,
+/// `move-tag=TAG:TO`, or one or more `header=NAME:VALUE` (`header=NAME:` leaves it out); for connections `close=BYTES`, `garbage`, `reset=BYTES`,
 /// `reset-at-random=BYTES` with `seed=N`, `stall=BYTES`. To an answer belong `code=`, `message=`, `retry-after=SECONDS` and
 /// `header=`; to a stall of requests `heal=TIME`. Bytes are whole numbers, times are `250ms`, `15s` or `2m`, and words with
 /// blanks stand in double quotes.
@@ -260,6 +260,15 @@ fn action(settings: &mut Settings) -> Result<FaultAction, String> {
         FaultAction::ExpireTokens
     } else if let Some(count) = settings.number("forget-blobs")? {
         FaultAction::ForgetBlobs(count)
+    } else if let Some(time) = settings.time("hide-tag")? {
+        FaultAction::HideTag(time)
+    } else if let Some(text) = settings.text("move-tag") {
+        match text.split_once(':') {
+            Some((tag, to)) if !tag.is_empty() && !to.is_empty() => {
+                FaultAction::MoveTag { tag: tag.to_owned(), to: to.to_owned() }
+            }
+            _ => return Err(format!("move-tag={text} is not TAG:TO, where TO is another tag or a digest")),
+        }
     } else {
         let headers = settings.headers()?;
         if headers.is_empty() {
@@ -332,6 +341,8 @@ mod tests {
             ("end-sessions", "EndSessions"),
             ("expire-tokens", "ExpireTokens"),
             ("forget-blobs=2", "ForgetBlobs(2)"),
+            ("hide-tag=250ms", "HideTag(250ms)"),
+            ("move-tag=live:sha256:00", "MoveTag { tag: \"live\", to: \"sha256:00\" }"),
             ("header=a:b", "Headers("),
             ("location=", "Location(None)"),
             ("location=/x?a=b", "Location(Some(\"/x?a=b\"))"),
@@ -369,6 +380,7 @@ mod tests {
             ("PUT reset=1MB", "reset=1MB is not a whole number"),
             ("PUT reset=-1", "reset=-1 is not a whole number"),
             ("PUT delay=5", "delay=5 is not a time such as 250ms, 15s or 2m"),
+            ("PUT move-tag=live", "move-tag=live is not TAG:TO, where TO is another tag or a digest"),
             ("PUT part=4/3 reset=0", "part=4/3 is not a part such as 1/3"),
             ("PUT part=1/0 reset=0", "part=1/0 is not a part such as 1/3"),
             ("PUT answer=99", "answer=99 is not a status between 200 and 599"),

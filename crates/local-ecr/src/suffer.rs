@@ -4,6 +4,7 @@ use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use hyper::header::{CONNECTION, HeaderValue, LOCATION};
 use serde_json::json;
@@ -14,6 +15,7 @@ use crate::http::{self, Request, Response, ResponseExt, Stop, answer};
 use crate::registry::Target;
 use crate::server::Service;
 use crate::socket::Ending;
+use crate::store::Late;
 use crate::sts;
 use crate::util::lock;
 
@@ -65,6 +67,17 @@ where
             Err(io::Error::other("closed by a fault"))
         }
         FaultAction::Headers(headers) => Ok(http::replace_headers(serve(request).await?, &headers)),
+        FaultAction::HideTag(time) => {
+            let target = Target::parse(&request.path);
+            let repository = target.name().and_then(|name| service.engine()?.store.find(name));
+            let (Some(repository), Target::Manifest { reference, .. }) = (repository, target) else {
+                return serve(request).await;
+            };
+            let before = repository.contents().tags.get(&reference).cloned();
+            let response = serve(request).await;
+            repository.contents().late.insert(reference, Late { before, until: Instant::now() + time });
+            response
+        }
         FaultAction::Location(location) => {
             let mut response = serve(request).await?;
             response.headers_mut().remove(LOCATION);
@@ -92,6 +105,7 @@ where
         FaultAction::EndSessions
         | FaultAction::ExpireTokens
         | FaultAction::ForgetBlobs(_)
+        | FaultAction::MoveTag { .. }
         | FaultAction::RotateKeys(_) => {
             service.engine().inspect(|engine| change(engine, &fault, &request.path));
             serve(request).await
@@ -111,6 +125,10 @@ fn change(engine: &Engine, fault: &FaultAction, path: &str) {
         FaultAction::ForgetBlobs(count) => {
             let repository = target.name().and_then(|name| engine.store.find(name));
             repository.inspect(|repository| repository.forget_blobs(*count));
+        }
+        FaultAction::MoveTag { tag, to } => {
+            let repository = target.name().and_then(|name| engine.store.find(name));
+            repository.inspect(|repository| repository.move_tag(tag, to));
         }
         FaultAction::RotateKeys(keys) => engine.identities.set_keys(keys),
         _ => {}

@@ -451,3 +451,48 @@ async fn every_request_is_recorded() {
     ecr.clear_requests();
     assert!(ecr.requests().is_empty());
 }
+
+#[tokio::test]
+async fn a_tag_can_be_shown_late() {
+    let ecr = ecr().await;
+    let manifest = ecr.image("v1").await.to_string();
+    let ecr = &ecr;
+    let read = |tag: &'static str| async move {
+        let response = ecr.v2("GET", &format!("team/app/manifests/{tag}")).send().await.unwrap();
+        (response.status().as_u16(), header(&response, "docker-content-digest"))
+    };
+    ecr.add_fault(Fault::new(FaultAction::HideTag(Duration::from_millis(300))).method("PUT").path("/manifests/"));
+    assert_eq!(ecr.put_manifest("new", OCI_MANIFEST, manifest.clone()).await.status(), 201);
+    assert_eq!(read("new").await.0, 404);
+    let by_digest = ecr.v2("GET", &format!("team/app/manifests/{}", digest(manifest.as_bytes()))).send().await.unwrap();
+    assert_eq!(by_digest.status(), 200, "the image is there");
+    tokio::time::sleep(Duration::from_millis(350)).await;
+    assert_eq!(read("new").await, (200, Some(digest(manifest.as_bytes()))));
+    // A tag that moves shows the image it had.
+    let other = ecr.image("v2").await.to_string();
+    let moved = ecr.put_manifest("new", OCI_MANIFEST, other.clone()).await;
+    assert_eq!((moved.status().as_u16(), read("new").await.1), (201, Some(digest(manifest.as_bytes()))));
+    tokio::time::sleep(Duration::from_millis(350)).await;
+    assert_eq!(read("new").await.1, Some(digest(other.as_bytes())));
+}
+
+#[tokio::test]
+async fn a_neighbour_can_move_a_tag() {
+    let ecr = ecr().await;
+    for tag in ["v1", "v2"] {
+        let manifest = ecr.image(tag).await.to_string();
+        assert_eq!(ecr.put_manifest(tag, OCI_MANIFEST, manifest).await.status(), 201);
+    }
+    let move_tag = |to: &str| FaultAction::MoveTag { tag: "v1".into(), to: to.into() };
+    let before = ecr.snapshot().tags;
+    ecr.add_fault(Fault::new(move_tag("v2")).method("POST").times(1));
+    ecr.session().await;
+    assert_eq!(ecr.snapshot().tags["v1"], before["v2"]);
+    ecr.add_fault(Fault::new(move_tag(&before["v1"])).method("GET").path("/manifests/v1").times(1));
+    let response = ecr.v2("GET", "team/app/manifests/v1").send().await.unwrap();
+    assert_eq!(header(&response, "docker-content-digest").as_ref(), Some(&before["v1"]));
+    // An image that is not there is no place to move to.
+    ecr.add_fault(Fault::new(move_tag("v3")).times(1));
+    ecr.session().await;
+    assert_eq!(ecr.snapshot().tags, before);
+}

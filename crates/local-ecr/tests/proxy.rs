@@ -242,7 +242,9 @@ async fn answers_can_be_cut_slow_or_wrong() {
 #[tokio::test]
 async fn faults_of_state_are_not_for_a_proxy() {
     let through = stand().await;
-    for action in [FaultAction::ExpireTokens, FaultAction::EndSessions, FaultAction::ForgetBlobs(1)] {
+    let hidden = FaultAction::HideTag(Duration::from_secs(1));
+    let moved = FaultAction::MoveTag { tag: "a".into(), to: "b".into() };
+    for action in [FaultAction::ExpireTokens, FaultAction::EndSessions, FaultAction::ForgetBlobs(1), hidden, moved] {
         let refusal = through.proxy.add_fault(Fault::new(action)).unwrap_err();
         assert_eq!(refusal.kind(), std::io::ErrorKind::Unsupported);
     }

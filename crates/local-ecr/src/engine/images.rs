@@ -142,7 +142,7 @@ pub(crate) fn find_image<'a>(
     tag: Option<&str>,
 ) -> std::result::Result<(&'a str, &'a Image), (&'static str, &'static str)> {
     const NOT_FOUND: (&str, &str) = ("ImageNotFound", "Requested image not found");
-    let tagged = tag.map(|tag| contents.tags.get(tag).ok_or(NOT_FOUND)).transpose()?;
+    let tagged = tag.map(|tag| contents.tagged(tag).ok_or(NOT_FOUND)).transpose()?;
     let wanted = match (digest, tagged) {
         (Some(digest), Some(tagged)) if digest != tagged => {
             return Err(("ImageTagDoesNotMatchDigest", "The tag does not match the digest"));

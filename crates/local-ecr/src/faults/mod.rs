@@ -203,10 +203,20 @@ pub enum FaultAction {
     /// Headers of the answer are replaced, added, or with `None` left out. A `Content-Length` may be a lie: the
     /// connection then ends short of it, or the body does.
     Headers(Vec<(String, Option<String>)>),
+    /// The request is served, and the tag that it put reads for this long as it did before: not at all, or with the image that it had.
+    /// ECR shows a new tag some hundred milliseconds late (*state*).
+    HideTag(Duration),
     /// The answer's `Location` is replaced, or left out.
     Location(Option<String>),
     /// The request is served, and the connection ends without an answer.
     LoseAnswer,
+    /// Somebody else moves a tag of the repository before the request is served (*state*).
+    MoveTag {
+        /// The tag that moves. It is made if it is not there.
+        tag: String,
+        /// Where to: another tag, or a digest. If neither is there, nothing moves.
+        to: String,
+    },
     /// After this many bytes of the body nothing is read for a while: a stall that heals.
     Pause {
         /// Bytes of the body that are read first.
@@ -238,7 +248,15 @@ pub enum FaultAction {
 impl FaultAction {
     /// Whether it changes what the server keeps, which a proxy does not have.
     pub(crate) fn is_of_state(&self) -> bool {
-        matches!(self, Self::EndSessions | Self::ExpireTokens | Self::ForgetBlobs(_) | Self::RotateKeys(_))
+        matches!(
+            self,
+            Self::EndSessions
+                | Self::ExpireTokens
+                | Self::ForgetBlobs(_)
+                | Self::HideTag(_)
+                | Self::MoveTag { .. }
+                | Self::RotateKeys(_)
+        )
     }
 
     /// Replaces, adds or (with `None`) leaves out one header of the answer.

@@ -3,7 +3,7 @@
 //! `DIR/team+app/` is the repository `team/app`; `+` cannot be in a name, and with `/` a repository `app/blobs` would
 //! lie inside the layout of `app`. What OCI has no place for is in `local-ecr.json` beside `index.json`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -120,7 +120,7 @@ fn load(directory: &Path) -> io::Result<Contents> {
         settings.encryption = extra["encryptionConfiguration"].clone();
         settings.tags = extra["tags"].clone();
     }
-    let mut contents = Contents { settings, images: BTreeMap::new(), tags: BTreeMap::new(), blobs: HashMap::new() };
+    let mut contents = Contents::new(settings);
     for descriptor in index["manifests"].as_array().map(Vec::as_slice).unwrap_or_default() {
         let digest = descriptor["digest"].as_str().filter(|digest| is_sha256(digest));
         let digest = digest.ok_or_else(|| io::Error::other("index.json names a manifest without a digest"))?;

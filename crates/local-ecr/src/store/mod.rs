@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -67,7 +67,7 @@ impl Store {
             return Ok(None);
         }
         let directory = self.root.as_ref().map(|root| layout::directory(root, name));
-        let contents = Contents { settings, images: BTreeMap::new(), tags: BTreeMap::new(), blobs: HashMap::new() };
+        let contents = Contents::new(settings);
         if let Some(directory) = &directory {
             layout::create(directory, &contents)?;
         }
@@ -97,6 +97,14 @@ pub(crate) struct Contents {
     pub images: BTreeMap<String, Image>,
     pub tags: BTreeMap<String, String>,
     pub blobs: HashMap<String, Blob>,
+    /// Tags that a fault shows late. Not kept.
+    pub late: HashMap<String, Late>,
+}
+
+/// A tag that reads for a while as it did before it was put.
+pub(crate) struct Late {
+    pub before: Option<String>,
+    pub until: Instant,
 }
 
 #[derive(Clone, Debug)]
@@ -129,6 +137,20 @@ pub(crate) struct Image {
 }
 
 impl Contents {
+    /// Nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        let (images, tags, blobs, late) = Default::default();
+        Self { settings, images, tags, blobs, late }
+    }
+
+    /// The digest that readers of a tag find.
+    pub fn tagged(&self, tag: &str) -> Option<&String> {
+        match self.late.get(tag).filter(|late| late.until > Instant::now()) {
+            Some(late) => late.before.as_ref(),
+            None => self.tags.get(tag),
+        }
+    }
+
     pub fn tags_of(&self, digest: &str) -> impl Iterator<Item = &String> {
         self.tags.iter().filter(move |(_, tagged)| *tagged == digest).map(|(tag, _)| tag)
     }
@@ -181,6 +203,16 @@ impl Repository {
         for (_, digest) in blobs.into_iter().take(count) {
             contents.blobs.remove(&digest);
             let _ = self.blob_path(&digest).map(std::fs::remove_file);
+        }
+    }
+
+    /// Moves a tag to the image that another tag, or a digest, names.
+    pub fn move_tag(&self, tag: &str, to: &str) {
+        let mut contents = self.contents();
+        let digest = contents.tags.get(to).cloned().unwrap_or_else(|| to.to_owned());
+        if contents.images.contains_key(&digest) {
+            contents.tags.insert(tag.to_owned(), digest);
+            let _ = self.save(&contents);
         }
     }
 
