@@ -123,6 +123,38 @@ fn engine_id(stack: &'static Stack) -> String {
     stack.engine().run(&["image", "inspect", "--format", "{{.Id}}", TRUE]).trim_start_matches("sha256:").to_owned()
 }
 
+/// An attacker's script: the lie is in a repository that others may push to, this host has believed it there, and then pushes the same image
+/// to another one with the same cache and no other word. docker-registry would mount whatever it is asked to.
+#[test]
+fn a_lie_stays_in_its_repository() {
+    let Some(stack) = Stack::signed(PARTS) else {
+        return;
+    };
+    let (lie, engine) = (lie(stack), stack.engine());
+    let cache = fresh(stack);
+    let push = |repository: &str, tag: &str| told(stack, engine, TRUE, repository, tag).arg("--cache-dir").arg(&cache);
+    assert_eq!(reported(push(REPOSITORY, "heard").run(), REPOSITORY, &["heard"]), lie.manifest);
+    let production = "lies/production";
+    stack.create_repository(production);
+    let outcome = push(production, "v1").run().ok();
+    assert!(done(&outcome, "mounted").is_empty() && done(&outcome, "skipped").is_empty(), "{outcome}");
+    assert_ne!(reported(outcome, production, &["v1"]), lie.manifest);
+    bring_back(stack, &format!("{production}:v1"), &[]).assert_holds(&lie.ours);
+    let asked = stack.requests(production);
+    assert!(asked.iter().all(|request| !request.uri.contains("mount=")), "{asked:?}");
+    // What was made for that is this host's own, and mounted without a word.
+    stack.create_repository("lies/other");
+    let outcome = push("lies/other", "v1").run().ok();
+    assert_eq!(done(&outcome, "mounted").len(), 2, "{outcome}");
+    reported(outcome, "lies/other", &["v1"]);
+    bring_back(stack, "lies/other:v1", &[]).assert_holds(&lie.ours);
+    // A repository that is named is believed: that is the user's own word.
+    stack.create_repository("lies/named");
+    let words = ["--mount-from", REPOSITORY, "--cache-dir"];
+    let outcome = told(stack, engine, TRUE, "lies/named", "v1").args(words).arg(fresh(stack)).run().ok();
+    assert_eq!(reported(outcome, "lies/named", &["v1"]), lie.manifest);
+}
+
 #[test]
 fn every_other_policy_pushes_the_right_image() {
     let Some(stack) = Stack::signed(PARTS) else {

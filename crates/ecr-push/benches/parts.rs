@@ -395,12 +395,12 @@ fn planning() -> Outcome<()> {
         layers.join(",")
     ));
     let manifest = Manifest::parse(text.clone(), None)?;
-    let (platform, origin) = (Platform::new("linux", "amd64", None), Origin::Image("latest".into()));
+    let (platform, origin) = (Platform::new("linux", "amd64", None), Origin::Cache { own: true });
     let pairs = pairs_of(&manifest, config.as_bytes(), Some(&platform), &origin)?;
     let folder = tempfile::tempdir()?;
     let cache = Cache::open(&folder.path().join("cache"))?;
     let remember = |cache: &Cache, pairs: &[Pair]| {
-        pairs.iter().for_each(|pair| cache.remember(pair, true, "registry.example/app"));
+        pairs.iter().for_each(|pair| cache.remember(pair, "registry.example/app"));
     };
 
     println!("\n| planning for {LAYERS} layers | µs |\n| --- | ---: |");

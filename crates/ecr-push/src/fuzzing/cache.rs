@@ -5,7 +5,7 @@ use std::fs;
 use tempfile::TempDir;
 
 use crate::image::{Descriptor, DiffId, Digest, MediaType};
-use crate::known::{Cache, Origin, Pair, codec_of};
+use crate::known::{Cache, Origin, Pair, Reuse, codec_of};
 
 /// The largest file that is read.
 const LARGEST: usize = 64 << 10;
@@ -37,6 +37,7 @@ pub fn cache(data: &[u8]) {
             assert_eq!(found.pair.diff_id, layer, "only what was asked for is answered");
             assert!(found.pair.blob.size > 0 && codec_of(&found.pair.blob.media_type).is_some());
             assert!(matches!(found.pair.origin, Origin::Cache { .. }));
+            assert!(found.pair.origin == Origin::Cache { own: true } || !found.counts(Reuse::Own, &found.origins));
         }
         let is_own = |found: &crate::known::Remembered| found.pair.origin == Origin::Cache { own: true };
         assert!(found.is_sorted_by_key(|found| !is_own(found)), "own blobs come first");
@@ -44,7 +45,7 @@ pub fn cache(data: &[u8]) {
 
         let digest = Digest::of(b"blob");
         let blob = Descriptor { media_type: MediaType::DOCKER_LAYER.into(), digest, size: 4 };
-        cache.remember(&Pair { diff_id: layer, blob, origin: Origin::Cache { own: true } }, true, "host/app");
+        cache.remember(&Pair { diff_id: layer, blob, origin: Origin::Cache { own: true } }, "host/app");
         let after = cache.find(&layer);
         let ours = after.iter().find(|found| found.pair.blob.digest == digest).expect("it is remembered");
         assert!(is_own(ours) && ours.pair.blob.size == 4);

@@ -10,7 +10,7 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Origin, Pair, codec_of};
+use super::{Origin, Pair, Reuse, codec_of};
 use crate::image::{Descriptor, DiffId, Digest};
 
 /// The form of the files. Others are not read.
@@ -32,7 +32,7 @@ const LEFT_ENTRIES: usize = 15_000;
 /// Blobs of one layer: by other settings, by others.
 const MOST_BLOBS: usize = 8;
 
-/// Repositories in which a blob was seen.
+/// Repositories in which a blob was seen, and as many whose images vouch for it.
 const MOST_PLACES: usize = 16;
 
 /// The cache of one user on one host.
@@ -48,6 +48,21 @@ pub struct Remembered {
     pub pair: Pair,
     /// Where it was seen last comes first.
     pub places: Vec<String>,
+    /// The repositories whose images vouch for it, where it is not this host's own. None for what older versions wrote.
+    pub origins: Vec<String>,
+}
+
+impl Remembered {
+    /// Whether the pair counts for a push that takes the claims `reuse` allows, and reads or names `repositories`
+    /// (`HOST/REPOSITORY`). Of the claims of others only those made in one of these do: an image in any other repository has no say.
+    pub fn counts(&self, reuse: Reuse, repositories: &[String]) -> bool {
+        match (&self.pair.origin, reuse) {
+            (_, Reuse::Off) => false,
+            (Origin::Cache { own: true }, _) => true,
+            (_, Reuse::Own) => false,
+            _ => self.origins.iter().any(|origin| repositories.contains(origin)),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -64,6 +79,8 @@ struct Blob {
     media_type: String,
     own: bool,
     places: Vec<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    origins: Vec<String>,
 }
 
 #[derive(Deserialize, Serialize)]
@@ -106,15 +123,17 @@ impl Cache {
                     origin: Origin::Cache { own: blob.own },
                 },
                 places: blob.places,
+                origins: blob.origins,
             })
             .collect();
         found.sort_by_key(|found| found.pair.origin != Origin::Cache { own: true });
         found
     }
 
-    /// Remembers that the blob of `pair` is in the repository `place`. A cache that cannot be written loses time, not images, so
-    /// nothing is answered.
-    pub fn remember(&self, pair: &Pair, own: bool, place: &str) {
+    /// Remembers that the blob of `pair` is in the repository `place`, and whose claim the pair is. A cache that cannot be written loses
+    /// time, not images, so nothing is answered.
+    pub fn remember(&self, pair: &Pair, place: &str) {
+        let own = pair.origin == Origin::Cache { own: true };
         let path = self.path(&pair.diff_id);
         let known = self.read::<Entry>(&path).filter(|entry| entry.version == VERSION && entry.diff_id == pair.diff_id);
         let mut blobs = known.map(|entry| entry.blobs).unwrap_or_default();
@@ -123,12 +142,26 @@ impl Cache {
         let mut places = vec![place.to_owned()];
         places.extend(old.iter().flat_map(|old| &old.places).filter(|old| *old != place).cloned());
         places.truncate(MOST_PLACES);
-        // What this host knows of its own blob is not changed by what others say of it.
-        let (own, size, media_type) = match old.filter(|old| old.own && !own) {
-            Some(known) => (true, known.size, known.media_type),
-            None => (own, pair.blob.size, pair.blob.media_type.clone()),
+        let vouching = match &pair.origin {
+            Origin::Image { repository, .. } => Some(repository.clone()),
+            Origin::Cache { .. } => None,
         };
-        let blob = Blob { digest: pair.blob.digest, size, media_type, own, places };
+        let is_same = |old: &&Blob| old.size == pair.blob.size && old.media_type == pair.blob.media_type;
+        let known = old.iter().filter(is_same).flat_map(|old| &old.origins);
+        let known = known.filter(|known| vouching.as_ref() != Some(known)).cloned();
+        let origins: Vec<String> = vouching.clone().into_iter().chain(known).take(MOST_PLACES).collect();
+        let digest = pair.blob.digest;
+        // What this host knows of its own blob is not changed by what others say of it.
+        let blob = match old.filter(|old| old.own && !own) {
+            Some(known) => Blob { places, ..known },
+            // The entry that it was read from is gone. Without anybody who vouches for it, it would count nowhere.
+            None if !own && origins.is_empty() => return,
+            None => {
+                let origins = if own { Vec::new() } else { origins };
+                let (size, media_type) = (pair.blob.size, pair.blob.media_type.clone());
+                Blob { digest, size, media_type, own, places, origins }
+            }
+        };
         blobs.insert(0, blob);
         blobs.truncate(MOST_BLOBS);
         self.write(&path, &Entry { version: VERSION, diff_id: pair.diff_id, blobs });
@@ -253,8 +286,14 @@ mod tests {
                 digest: Digest::of(blob.as_bytes()),
                 size: blob.len() as u64,
             },
-            origin: Origin::Cache { own: false },
+            origin: Origin::Cache { own: true },
         }
+    }
+
+    /// The same as an image in `repository` claims it.
+    fn claimed(pair: &Pair, repository: &str) -> Pair {
+        let origin = Origin::Image { repository: repository.into(), name: "v1".into() };
+        Pair { origin, ..pair.clone() }
     }
 
     fn open() -> (tempfile::TempDir, Cache) {
@@ -277,9 +316,9 @@ mod tests {
     fn what_was_confirmed_is_remembered_own_blobs_first() {
         let (_folder, cache) = open();
         let (theirs, ours) = (pair("a", "A"), pair("a", "AA"));
-        cache.remember(&theirs, false, "host/app");
-        cache.remember(&ours, true, "host/app");
-        cache.remember(&theirs, false, "host/other");
+        cache.remember(&claimed(&theirs, "host/app"), "host/app");
+        cache.remember(&ours, "host/app");
+        cache.remember(&claimed(&theirs, "host/app"), "host/other");
         let found = cache.find(&theirs.diff_id);
         assert_eq!(found.len(), 2);
         assert_eq!(
@@ -288,7 +327,7 @@ mod tests {
         );
         assert_eq!(found[1].places, ["host/other", "host/app"]);
         // Ours stays ours, whoever confirms it.
-        cache.remember(&ours, false, "host/app");
+        cache.remember(&claimed(&ours, "host/app"), "host/app");
         assert_eq!(cache.find(&ours.diff_id)[0].pair.origin, Origin::Cache { own: true });
         assert!(cache.find(&pair("b", "B").diff_id).is_empty());
     }
@@ -297,14 +336,61 @@ mod tests {
     fn others_change_nothing_of_what_is_known_of_an_own_blob() {
         let (_folder, cache) = open();
         let ours = pair("a", "A");
-        cache.remember(&ours, true, "host/app");
-        let mut theirs = ours.clone();
+        cache.remember(&ours, "host/app");
+        let mut theirs = claimed(&ours, "host/other");
         theirs.blob.media_type = MediaType::OCI_LAYER_ZSTD.into();
         theirs.blob.size = 7;
-        cache.remember(&theirs, false, "host/other");
+        cache.remember(&theirs, "host/other");
         let found = cache.find(&ours.diff_id);
         assert_eq!((&found[0].pair.blob, found.len()), (&ours.blob, 1));
         assert_eq!(found[0].places, ["host/other", "host/app"]);
+    }
+
+    #[test]
+    fn the_claim_of_others_counts_only_where_it_was_made() {
+        let (_folder, cache) = open();
+        let named = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let pair = pair("a", "A");
+        let counts = |policy, names: &[&str]| {
+            let found = cache.find(&pair.diff_id);
+            assert_eq!(found.len(), 1);
+            found[0].counts(policy, &named(names))
+        };
+        cache.remember(&claimed(&pair, "host/pull"), "host/app");
+        assert!(counts(Reuse::Registry, &["host/app", "host/pull"]) && counts(Reuse::Verify, &["host/pull"]));
+        for names in [&["host/app"][..], &["other/pull"], &["host/pull/x"], &[]] {
+            assert!(!counts(Reuse::Registry, names) && !counts(Reuse::Verify, names), "{names:?}");
+        }
+        assert!(!counts(Reuse::Own, &["host/pull"]) && !counts(Reuse::Off, &["host/pull"]));
+        // What is read from the cache and confirmed somewhere stays the claim that it was.
+        let read = cache.find(&pair.diff_id).remove(0).pair;
+        assert_eq!(read.origin, Origin::Cache { own: false });
+        cache.remember(&read, "host/other");
+        assert!(!counts(Reuse::Registry, &["host/other"]) && counts(Reuse::Registry, &["host/pull"]));
+        cache.remember(&claimed(&pair, "host/other"), "host/other");
+        assert!(counts(Reuse::Registry, &["host/other"]) && counts(Reuse::Registry, &["host/pull"]));
+        // One who says something else of the blob says it alone.
+        let mut zstd = claimed(&pair, "host/third");
+        zstd.blob.media_type = MediaType::OCI_LAYER_ZSTD.into();
+        cache.remember(&zstd, "host/third");
+        assert!(!counts(Reuse::Registry, &["host/other", "host/pull"]) && counts(Reuse::Registry, &["host/third"]));
+        // Our own counts everywhere.
+        cache.remember(&pair, "host/app");
+        assert!(counts(Reuse::Registry, &[]) && counts(Reuse::Own, &[]) && !counts(Reuse::Off, &[]));
+    }
+
+    #[test]
+    fn a_claim_without_anybody_who_makes_it_is_not_remembered_and_an_old_one_counts_nowhere() {
+        let (_folder, cache) = open();
+        let pair = Pair { origin: Origin::Cache { own: false }, ..pair("a", "A") };
+        cache.remember(&pair, "host/app");
+        assert!(cache.find(&pair.diff_id).is_empty());
+        // As it was written before origins were.
+        let entry = serde_json::json!({ "version": 1, "diff_id": pair.diff_id, "blobs": [{ "digest": pair.blob.digest, "size": 1,
+            "media_type": pair.blob.media_type, "own": false, "places": ["host/app"] }] });
+        fs::write(cache.path(&pair.diff_id), entry.to_string()).unwrap();
+        let found = cache.find(&pair.diff_id);
+        assert!(found.len() == 1 && !found[0].counts(Reuse::Registry, &["host/app".to_owned()]));
     }
 
     #[test]
@@ -339,7 +425,7 @@ mod tests {
         ] {
             fs::write(&path, &text).unwrap();
             assert!(cache.find(&good.diff_id).is_empty(), "{}", &text[..text.len().min(100)]);
-            cache.remember(&good, true, "host/app");
+            cache.remember(&good, "host/app");
             assert_eq!(cache.find(&good.diff_id).len(), 1);
         }
         assert_eq!(cache.find(&good.diff_id)[0].places, ["host/app"]);
@@ -349,10 +435,13 @@ mod tests {
     fn the_cache_is_bounded() {
         let (_folder, cache) = open();
         for number in 0..40 {
-            cache.remember(&pair("a", &"x".repeat(number + 1)), false, "host/app");
-            cache.remember(&pair("b", "B"), false, &format!("host/app{number}"));
-            cache.remember(&pair(&format!("layer {number}"), "B"), false, "host/app");
+            cache.remember(&pair("a", &"x".repeat(number + 1)), "host/app");
+            cache.remember(&pair("b", "B"), &format!("host/app{number}"));
+            cache.remember(&pair(&format!("layer {number}"), "B"), "host/app");
+            cache.remember(&claimed(&pair("c", "C"), &format!("host/app{number}")), "host/app");
         }
+        assert_eq!(cache.find(&pair("c", "").diff_id)[0].origins.len(), MOST_PLACES);
+        fs::remove_file(cache.path(&pair("c", "").diff_id)).unwrap();
         assert_eq!(cache.find(&pair("a", "").diff_id).len(), MOST_BLOBS);
         assert_eq!(cache.find(&pair("b", "").diff_id)[0].places.len(), MOST_PLACES);
         // What others keep there is neither counted nor removed.
@@ -375,8 +464,8 @@ mod tests {
                 let cache = &cache;
                 scope.spawn(move || {
                     for number in 0..50 {
-                        cache.remember(&pair(&format!("{run} {number}"), "B"), true, "host/app");
-                        cache.remember(&pair("shared", "B"), true, "host/app");
+                        cache.remember(&pair(&format!("{run} {number}"), "B"), "host/app");
+                        cache.remember(&pair("shared", "B"), "host/app");
                         // A reader never sees half a file.
                         assert_eq!(cache.find(&pair("shared", "B").diff_id).len(), 1);
                     }
@@ -392,7 +481,7 @@ mod tests {
     fn the_folder_is_private_and_one_that_others_may_write_to_is_not_used() {
         use std::os::unix::fs::PermissionsExt;
         let (folder, cache) = open();
-        cache.remember(&pair("a", "A"), true, "host/app");
+        cache.remember(&pair("a", "A"), "host/app");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&folder.path().join("cache")), 0o700);
         assert_eq!(mode(&cache.path(&pair("a", "A").diff_id)), 0o600);

@@ -1,9 +1,10 @@
 //! The known-blob index: which blob holds which layer, so that nothing is compressed that a registry has already.
 //!
 //! A layer's diff id says nothing of the blob it becomes. But an image in a registry pairs its config's diff ids with its
-//! manifest's blobs, one to one, and a host remembers what it sent. A pair is somebody's word: whoever could push to the
+//! manifest's blobs, one to one, and a host remembers what it sent. A pair is somebody's claim: of whoever could push to the
 //! repository it was read from, or write to the cache. The registry confirms that the blob is there and how large it is, not what
-//! is in it; only [`Reuse::Verify`] looks inside.
+//! is in it; only [`Reuse::Verify`] looks inside. A claim that is not this host's own counts only for a push that reads or names the
+//! repository it was made in ([`Remembered::counts`]): whoever may push to one repository must not decide what is in another.
 
 mod cache;
 
@@ -64,8 +65,13 @@ pub enum Origin {
         /// It was compressed on this host.
         own: bool,
     },
-    /// An image in a registry, as people would name it: `v1`, or `other/repository:v1`.
-    Image(String),
+    /// An image in a registry.
+    Image {
+        /// Where it is: `HOST/REPOSITORY`.
+        repository: String,
+        /// As people would name it: `v1`, or `other/repository:v1`.
+        name: String,
+    },
 }
 
 impl fmt::Display for Origin {
@@ -73,7 +79,7 @@ impl fmt::Display for Origin {
         match self {
             Self::Cache { own: true } => f.write_str("this host"),
             Self::Cache { own: false } => f.write_str("this host's cache"),
-            Self::Image(name) => f.write_str(name),
+            Self::Image { name, .. } => f.write_str(name),
         }
     }
 }
@@ -173,7 +179,7 @@ mod tests {
     fn an_image_pairs_its_layers_with_its_blobs() {
         let config = config(&["a", "b", "a"], "amd64");
         let manifest = manifest(&config, &[(GZIP, "A"), (MediaType::OCI_LAYER_ZSTD, "B"), (GZIP, "A")]);
-        let origin = Origin::Image("v1".into());
+        let origin = Origin::Image { repository: "host/app".into(), name: "v1".into() };
         let pairs = pairs_of(&manifest, &config, Some(&Platform::new("linux", "amd64", None)), &origin).unwrap();
         assert_eq!(pairs.len(), 3);
         assert_eq!(pairs[1].diff_id, DiffId(Digest::of(b"b")));

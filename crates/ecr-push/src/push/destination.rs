@@ -254,6 +254,21 @@ impl Destination {
         Ok(digests.iter().filter(|digest| !present.contains_key(digest)).copied().collect())
     }
 
+    /// The sizes of those of `digests` that the registry has now, whatever it said before; of all of them without a size where it
+    /// cannot be asked.
+    pub(super) async fn sizes_now(
+        &self,
+        digests: &[Digest],
+        retry: &RetryBudget,
+    ) -> Result<HashMap<Digest, Option<u64>>> {
+        self.asked().retain(|digest, _| !digests.contains(digest));
+        let present = self.present_of(digests, retry).await?;
+        match self.is_silent() {
+            true => Ok(digests.iter().map(|digest| (*digest, None)).collect()),
+            false => Ok(present),
+        }
+    }
+
     fn is_silent(&self) -> bool {
         self.blind.load(Ordering::Relaxed) || self.distrusted.load(Ordering::Relaxed)
     }

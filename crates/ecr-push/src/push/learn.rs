@@ -119,9 +119,6 @@ impl Learn {
         let mut candidates = Candidates::default();
         for layer in self.known.verdicts.open() {
             for remembered in self.known.memory.find(&layer) {
-                if self.wish.reuse == Reuse::Own && remembered.pair.origin != (Origin::Cache { own: true }) {
-                    continue;
-                }
                 let places = self.known.memory.siblings(&remembered.places);
                 candidates.add(remembered.pair, places);
             }
@@ -147,12 +144,7 @@ impl Learn {
         for layer in self.known.verdicts.open() {
             for (pair, _) in candidates.0.get(&layer).into_iter().flatten().filter(|(pair, _)| self.is_wanted(pair)) {
                 let Some(size) = present.get(&pair.blob.digest) else { continue };
-                if size.is_some_and(|size| size != pair.blob.size) {
-                    let digest = pair.blob.digest;
-                    self.detail(format!("{digest} is not reused: its size is not the one that {} says", pair.origin));
-                    continue;
-                }
-                if !self.is_true(pair).await {
+                if !self.is_of_size(pair, *size) || !self.is_true(pair).await {
                     continue;
                 }
                 self.accept(pair, BlobAction::Skipped);
@@ -170,7 +162,7 @@ impl Learn {
         let (layer, blob) = (pair.diff_id.0.short(), pair.blob.digest.short());
         self.detail(format!("the layer {layer} is in the blob {blob}, says {}", pair.origin));
         self.events.emit(Event::BlobDone { digest: pair.blob.digest, size: pair.blob.size, action });
-        self.known.memory.remember(pair.clone());
+        self.known.memory.remember(pair);
     }
 
     /// Mounts those candidates that another repository of the registry has.
@@ -188,11 +180,38 @@ impl Learn {
         }
         let mounted =
             join_all(tries.iter().map(|pair| self.known.mounts.mount(&pair.blob.digest, pair.blob.size))).await;
-        for (pair, _) in tries.into_iter().zip(mounted).filter(|(_, mounted)| *mounted) {
-            if self.is_true(pair).await {
+        let mounted: Vec<&Pair> =
+            tries.into_iter().zip(mounted).filter(|(_, mounted)| *mounted).map(|(pair, _)| pair).collect();
+        if mounted.is_empty() {
+            return;
+        }
+        let digests: Vec<Digest> = mounted.iter().map(|pair| pair.blob.digest).collect();
+        let asked = tokio::time::timeout(MANIFEST, self.destination.sizes_now(&digests, &self.retry));
+        let sizes = match asked.await {
+            Ok(Ok(sizes)) => sizes,
+            Ok(Err(error)) => {
+                return self.detail(format!("what was mounted is not used, its size is not known: {error}"));
+            }
+            Err(_) => {
+                return self.detail("what was mounted is not used: the question for its size was late".to_owned());
+            }
+        };
+        for pair in mounted {
+            let Some(size) = sizes.get(&pair.blob.digest) else { continue };
+            if self.is_of_size(pair, *size) && self.is_true(pair).await {
                 self.accept(pair, BlobAction::Mounted);
             }
         }
+    }
+
+    /// False if the registry says that the blob has another size than the pair does.
+    fn is_of_size(&self, pair: &Pair, size: Option<u64>) -> bool {
+        let fits = size.is_none_or(|size| size == pair.blob.size);
+        if !fits {
+            let digest = pair.blob.digest;
+            self.detail(format!("{digest} is not reused: its size is not the one that {} says", pair.origin));
+        }
+        fits
     }
 
     /// The pairs that images in the registry vouch for: under the target's tags, `latest`, the tags that were named, the newest ones;
@@ -270,7 +289,8 @@ impl Learn {
         let Some(config) = manifest.config_digest() else { return Err("it is an index of indexes".into()) };
         let config = repository.repository.small_blob(&config, LARGEST_CONFIG, CONFIG).await;
         let config = config.map_err(|error| format!("its config cannot be read: {error}"))?;
-        let pairs = pairs_of(&manifest, &config, self.wish.platform.as_ref(), &Origin::Image(name))?;
+        let origin = Origin::Image { repository: repository.uri.clone(), name };
+        let pairs = pairs_of(&manifest, &config, self.wish.platform.as_ref(), &origin)?;
         // A repository that may be mounted from says so itself.
         let elsewhere = repository.uri != self.destination.uri;
         let places = if elsewhere { vec![repository.repository.name().to_owned()] } else { Vec::new() };

@@ -1,8 +1,8 @@
 //! What this host remembers across pushes, as one push uses it.
 
-use std::path::Path;
 use std::sync::Arc;
 
+use super::ReuseSettings;
 use crate::events::{Event, Events};
 use crate::image::{DiffId, Digest, Tag};
 use crate::known::{Cache, Origin, Pair, Remembered, Reuse};
@@ -11,31 +11,45 @@ use crate::known::{Cache, Origin, Pair, Remembered, Reuse};
 #[derive(Clone)]
 pub(super) struct Memory {
     cache: Option<Arc<Cache>>,
+    /// Whose claims count.
+    policy: Reuse,
+    /// The repositories that this push reads or names, as `HOST/REPOSITORY`: the target, and those of `--mount-from`.
+    named: Arc<Vec<String>>,
     /// `HOST/REPOSITORY`.
     place: String,
 }
 
 impl Memory {
     /// The cache in `directory`. One that cannot be used is a detail: a push does without.
-    pub(super) fn open(directory: Option<&Path>, reuse: Reuse, place: &str, events: &Events) -> Self {
-        let directory = directory.filter(|_| reuse != Reuse::Off);
+    pub(super) fn open(reuse: &ReuseSettings, place: &str, events: &Events) -> Self {
+        let policy = reuse.policy;
+        let host = place.split_once('/').map_or("", |(host, _)| host);
+        let siblings = reuse.mount_from.iter().map(|name| format!("{host}/{name}"));
+        let named: Arc<Vec<String>> = Arc::new(std::iter::once(place.to_owned()).chain(siblings).collect());
+        let directory = reuse.cache_dir.as_deref().filter(|_| policy != Reuse::Off);
         let cache = directory.and_then(|directory| {
             Cache::open(directory)
                 .map_err(|error| events.emit(Event::Detail(format!("no cache is used: {error}"))))
                 .ok()
         });
-        Self { cache: cache.map(Arc::new), place: place.to_owned() }
+        Self { cache: cache.map(Arc::new), policy, named, place: place.to_owned() }
     }
 
-    /// What is said to hold the layer.
+    /// What is said to hold the layer, as far as it counts for this push. Only what is this host's own has places that it may be
+    /// mounted from: the content of such a blob is known here, wherever it lies.
     pub(super) fn find(&self, layer: &DiffId) -> Vec<Remembered> {
-        self.cache.as_ref().map(|cache| cache.find(layer)).unwrap_or_default()
+        let mut found = self.cache.as_ref().map(|cache| cache.find(layer)).unwrap_or_default();
+        found.retain(|found| found.counts(self.policy, &self.named));
+        for others in found.iter_mut().filter(|found| found.pair.origin != Origin::Cache { own: true }) {
+            others.places.clear();
+        }
+        found
     }
 
-    /// Remembers that the repository has the blob. Its origin says whether it was made here.
-    pub(super) fn remember(&self, pair: Pair) {
+    /// Remembers that the repository has the blob. Its origin says whose claim the pair is.
+    pub(super) fn remember(&self, pair: &Pair) {
         if let Some(cache) = &self.cache {
-            cache.remember(&pair, pair.origin == Origin::Cache { own: true }, &self.place);
+            cache.remember(pair, &self.place);
         }
     }
 

@@ -41,7 +41,7 @@ use crate::error::{Error, Result, Retry, Side};
 use crate::events::{BlobAction, Event, Events};
 use crate::http::Http;
 use crate::image::{Descriptor, Digest, Entry, Kind, Manifest, Tag};
-use crate::known::{Origin, Remembered, Reuse, codec_of};
+use crate::known::{Remembered, Reuse, codec_of};
 use crate::retry::RetryBudget;
 #[cfg(feature = "containerd")]
 use crate::source::ContainerdSource;
@@ -68,7 +68,7 @@ pub async fn push(request: PushRequest, events: Events) -> Result<PushReport> {
     let destination = Destination::open(&request.destination, &http, &aws, &request.docker_config, &retry, &events);
     let ((source, local), destination) = tokio::try_join!(source, destination)?;
 
-    let memory = Memory::open(request.reuse.cache_dir.as_deref(), request.reuse.policy, &destination.uri, &events);
+    let memory = Memory::open(&request.reuse, &destination.uri, &events);
     let mut push = Push { request, events, retry, destination, memory, spool, local, started };
     match push.run(source).await {
         Ok(mut report) => {
@@ -207,12 +207,9 @@ impl Push {
     async fn look(&self, preview: &Preview, tags: &[Tag]) -> Result<Vec<TagState>> {
         let tags = plan::order(tags);
         let is_usable = |known: &Remembered| {
-            let is_believed = match self.request.reuse.policy {
-                Reuse::Registry => true,
-                Reuse::Own => known.pair.origin == Origin::Cache { own: true },
-                Reuse::Verify | Reuse::Off => false,
-            };
-            is_believed && self.codec().is_none_or(|codec| codec_of(&known.pair.blob.media_type) == Some(codec))
+            // What is looked into first is not there yet.
+            self.request.reuse.policy != Reuse::Verify
+                && self.codec().is_none_or(|codec| codec_of(&known.pair.blob.media_type) == Some(codec))
         };
         let known: Vec<Option<Digest>> = preview
             .diff_ids

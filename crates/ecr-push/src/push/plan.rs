@@ -35,7 +35,7 @@ impl Identity {
     /// Why a manifest for the same config cannot be the same image.
     fn contradiction(&self, found: &Found) -> Option<String> {
         match &found.manifest.as_ref()?.kind {
-            Kind::Image { layers, .. } => pair_up(&self.layers, layers, &Origin::Image(String::new())).err(),
+            Kind::Image { layers, .. } => pair_up(&self.layers, layers, &Origin::Cache { own: false }).err(),
             Kind::Index { .. } => None,
         }
     }

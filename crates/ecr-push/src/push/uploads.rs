@@ -192,7 +192,7 @@ impl Uploads {
             && let Some((diff_id, media_type)) = blob.layer
         {
             let blob = Descriptor { media_type: media_type.to_owned(), digest, size };
-            self.known.memory.remember(Pair { diff_id, blob, origin: Origin::Cache { own: true } });
+            self.known.memory.remember(&Pair { diff_id, blob, origin: Origin::Cache { own: true } });
         }
         BlobReport { digest, diff_id: blob.layer.map(|(diff_id, _)| diff_id), size, action, reused_from: None }
     }

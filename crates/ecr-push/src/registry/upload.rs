@@ -75,7 +75,14 @@ impl Repository {
         url.query_pairs_mut().append_pair("mount", &digest.to_string()).append_pair("from", from);
         let response = self.post_upload(url).await?;
         match response.status() {
-            StatusCode::CREATED => Ok(Mount::Done),
+            StatusCode::CREATED => {
+                match response.headers().get("docker-content-digest").and_then(|v| v.to_str().ok()) {
+                    Some(said) if said != digest.to_string() => {
+                        Err(stored_wrong(START_UPLOAD, "a mounted blob", said, digest))
+                    }
+                    _ => Ok(Mount::Done),
+                }
+            }
             _ => self.session(&response).map(Mount::Session),
         }
     }
