@@ -4,7 +4,9 @@ use crate::image::{self, SMALL};
 use crate::push::{push, reported};
 use crate::stack::Stack;
 use crate::verify::pull_with_skopeo;
+use crate::way::{Registry, Way};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 const PARTS: &[&str] = &["dockerd", "docker", "skopeo"];
 
@@ -40,6 +42,67 @@ fn two_pushes_while_a_neighbour_moves_the_tag() {
             assert!(ids.contains(&pulled.image.config_digest), "{} is none of {ids:?}", pulled.image.config_digest);
         }
     });
+}
+
+/// Two images, of which the second has a layer more; and what they are.
+fn two_images(stack: &'static Stack, name: &str) -> [String; 2] {
+    let images = ["a", "b"].map(|which| format!("{name}-{which}:1"));
+    image::files(&stack.space, stack.engine(), &images[0], &[200 << 10]);
+    image::on_top(&stack.space, stack.engine(), &images[0], &images[1], b"the neighbour's");
+    images
+}
+
+/// The tag is there when the push begins, and somebody moves it while another tag is put.
+#[test]
+fn a_tag_that_a_neighbour_moves_during_a_push() {
+    let Some(stack) = Stack::signed(&[PARTS, &["curl"]].concat()) else {
+        return;
+    };
+    let [ours, theirs] = two_images(stack, "live");
+    let (repository, registry) = ("concurrent/live", Registry::start(stack));
+    stack.create_repository(repository);
+    let way = Way::start(&registry, &["PUT /manifests/new delay=5s"], None);
+    let push = |image: &str, tags: &[&str]| way.push_tags(image, repository, tags).args(["--output", "json", "-v"]);
+    let first = reported(push(&ours, &["live"]).run(), repository, &["live"]);
+    let other = reported(push(&theirs, &["other"]).run(), repository, &["other"]);
+    assert_ne!(first, other);
+    std::thread::scope(|scope| {
+        let pushing = scope.spawn(|| push(&ours, &["new", "live"]).run());
+        std::thread::sleep(Duration::from_secs(3));
+        registry.move_tag(repository, "live", "other");
+        assert_eq!(registry.pull_tag(repository, "live").digest, other, "moved, while the push goes on");
+        assert!(!pushing.is_finished());
+        assert_eq!(reported(pushing.join().expect("an outcome"), repository, &["new", "live"]), first);
+    });
+    assert_eq!(way.now().hits(), 1);
+    for tag in ["new", "live"] {
+        assert_eq!(registry.pull_tag(repository, tag).digest, first, "{tag}");
+    }
+}
+
+#[test]
+fn two_pushers_of_one_tag() {
+    let Some(stack) = Stack::signed(PARTS) else {
+        return;
+    };
+    let images = two_images(stack, "pushers");
+    let repository = "concurrent/pushers";
+    stack.create_repository(repository);
+    for round in 0..4 {
+        let outcomes = images.each_ref().map(|image| {
+            let command = push(stack, image, repository, &["live"]).args(["--output", "json", "--wait-visible", "1s"]);
+            std::thread::spawn(move || command.run())
+        });
+        let outcomes = outcomes.map(|push| push.join().expect("an outcome"));
+        let live = pull_with_skopeo(stack, &format!("{repository}:live")).digest;
+        let (well, ill): (Vec<_>, Vec<_>) = outcomes.into_iter().partition(|outcome| outcome.status == 0);
+        // The one that came last is there, and it has ended well.
+        let digests: Vec<String> = well.into_iter().map(|outcome| reported(outcome, repository, &["live"])).collect();
+        assert!(digests.contains(&live), "round {round}: {live} is none of {digests:?}");
+        for outcome in ill {
+            outcome.exit(1).says(&["the tag `live`", &live]);
+        }
+    }
 }
 
 #[test]

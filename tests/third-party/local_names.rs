@@ -52,6 +52,7 @@ impl Desk {
             use_engine_store: true,
             temp_dir: self.folder.path().to_owned(),
             retry_budget: Duration::from_secs(5),
+            wait_visible: None,
             dry_run,
             show_identity: false,
             engine: EngineSettings { host: Some(self.engine.host()), ..EngineSettings::default() },

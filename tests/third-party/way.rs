@@ -87,8 +87,22 @@ impl Registry {
     /// Brings back what is under `v1`.
     #[track_caller]
     pub fn pull(&self, repository: &str) -> Pulled {
-        let name = format!("127.0.0.1:{}/{repository}:v1", self.port);
+        self.pull_tag(repository, "v1")
+    }
+
+    /// Brings back what is under a tag.
+    #[track_caller]
+    pub fn pull_tag(&self, repository: &str, tag: &str) -> Pulled {
+        let name = format!("127.0.0.1:{}/{repository}:{tag}", self.port);
         pull_from(self.stack, &name, &["--src-tls-verify=false", "--src-creds", TOKEN])
+    }
+
+    /// Moves a tag, as somebody else would.
+    pub fn move_tag(&self, repository: &str, tag: &str, to: &str) {
+        let name = |tag: &str| format!("docker://127.0.0.1:{}/{repository}:{tag}", self.port);
+        let words = ["copy", "-q", "--src-tls-verify=false", "--src-creds", TOKEN, "--dest-tls-verify=false"];
+        let words = [&words[..], &["--dest-creds", TOKEN, &name(to), &name(tag)]].concat();
+        self.stack.skopeo(&words).ok();
     }
 }
 
@@ -136,7 +150,12 @@ impl Way {
 
     /// A push of an image as `v1`.
     pub fn push_image(&self, image: &str, repository: &str) -> Cmd {
-        push(self.stack, image, repository, &["v1"])
+        self.push_tags(image, repository, &["v1"])
+    }
+
+    /// A push of an image under these tags.
+    pub fn push_tags(&self, image: &str, repository: &str, tags: &[&str]) -> Cmd {
+        push(self.stack, image, repository, tags)
             .env("HTTPS_PROXY", format!("http://127.0.0.1:{}", self.port))
             .env("AWS_CA_BUNDLE", self.file("crt"))
     }

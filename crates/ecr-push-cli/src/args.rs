@@ -171,7 +171,15 @@ pub struct NetworkArgs {
     /// How long a push may go on trying, in seconds or as 90s, 5m
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     pub retry_budget: std::time::Duration,
+
+    /// How long to wait, after the tags were put, until each can be read back; or off
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = wait)]
+    pub wait_visible: Wait,
 }
+
+/// A time to wait, or none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Wait(pub Option<std::time::Duration>);
 
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Container engine")]
@@ -352,6 +360,14 @@ impl PushArgs {
     }
 }
 
+fn wait(text: &str) -> Result<Wait, String> {
+    if text.trim() == "off" {
+        return Ok(Wait(None));
+    }
+    let time = duration(text).map_err(|error| format!("{error}; or off"))?;
+    Ok(Wait(Some(time).filter(|time| !time.is_zero())))
+}
+
 fn duration(text: &str) -> Result<std::time::Duration, String> {
     let text = text.trim();
     let (number, unit) = match text.find(|c: char| !c.is_ascii_digit()) {
@@ -384,7 +400,10 @@ mod tests {
             assert_eq!(duration(text).unwrap().as_secs(), seconds);
         }
         for text in ["", "m", "5x", "-1", "1.5m"] {
-            assert!(duration(text).is_err(), "{text}");
+            assert!(duration(text).is_err() && wait(text).is_err(), "{text}");
+        }
+        for (text, seconds) in [("off", None), ("0", None), ("0s", None), ("7", Some(7)), ("2m", Some(120))] {
+            assert_eq!(wait(text).unwrap().0.map(|time| time.as_secs()), seconds, "{text}");
         }
     }
 }

@@ -68,6 +68,7 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
         reuse: reuse(&args.reuse, environment)?,
         temp_dir: args.transfer.temp_dir.clone().unwrap_or_else(|| environment.temporary_directory()),
         retry_budget: args.network.retry_budget,
+        wait_visible: args.network.wait_visible.0,
         dry_run: args.transfer.dry_run,
         show_identity: args.report.verbose,
         engine: EngineSettings { variables: variables.clone(), ..engine(&args.engine, environment) },

@@ -72,6 +72,7 @@ async fn wrong_words_are_refused_before_any_network_call() {
         ("-r app --connect-to u:secret@a:443:b:443", "takes addresses only"),
         ("-r app --connect-to a:5000:b:6000", "error: "),
         ("-r app --retry-budget soon", "90, 90s, 5m or 1h"),
+        ("-r app --wait-visible never", "90, 90s, 5m or 1h; or off"),
         // Engine, transfer, output.
         ("-r app --docker-host unix:///x --docker-context y", "cannot be used with"),
         ("-r app --jobs 0", "1..=64"),

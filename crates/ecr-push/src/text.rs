@@ -116,6 +116,8 @@ settings! {
     Threads = "threads",
     /// A repository of any registry.
     To = "to",
+    /// How long is waited until a tag can be read back.
+    WaitVisible = "wait_visible",
     /// The variable that holds an identity token.
     WebIdentityTokenEnv = "web_identity_token_env",
 }

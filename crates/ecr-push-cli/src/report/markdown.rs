@@ -12,7 +12,7 @@ pub fn summary(report: &PushReport, source: &str) -> String {
     let [_, (_, digest), (_, uri), ..] = values(report);
     let references: Vec<String> = report.references().map(|reference| code(&reference)).collect();
     let platforms: Vec<String> = report.contents.platforms.iter().map(|platform| code(&platform.to_string())).collect();
-    let count = |action| report.blobs.iter().filter(|blob| blob.action == action).count();
+    let count = |action| report.count(action);
     let sent = format!(
         "{} in {} blobs; {} in {} were there already",
         bytes(report.bytes(BlobAction::Sent)),

@@ -90,6 +90,7 @@ fn flag(setting: Setting) -> &'static str {
         Setting::TempDir => "--temp-dir",
         Setting::Threads => "--threads",
         Setting::To => "--to",
+        Setting::WaitVisible => "--wait-visible",
         Setting::WebIdentityTokenEnv => "--web-identity-token-env",
     }
 }

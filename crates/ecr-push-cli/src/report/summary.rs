@@ -15,7 +15,7 @@ pub fn lines(report: &PushReport) -> [String; 3] {
     };
     let references = report.references().collect::<Vec<_>>().join(", ");
     let sent = if report.dry_run { BlobAction::WouldSend } else { BlobAction::Sent };
-    let count = |action| report.blobs.iter().filter(|blob| blob.action == action).count();
+    let count = |action| report.count(action);
     let changed = if report.contents.digest_changed { " (a new digest: the source's index has others)" } else { "" };
     [
         format!("{verb} {} as {references}", what(report)),

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use tokio::sync::OnceCell;
@@ -361,12 +361,15 @@ impl Destination {
     pub(super) async fn tags(&self, tags: &[Tag], ours: &Identity, retry: &RetryBudget) -> Result<Vec<TagState>> {
         let read = |tag: &Tag| {
             let tag = tag.clone();
-            async move { retry.run("read tag", || self.repository.manifest(tag.as_str())).await }
+            async move {
+                let at = Instant::now();
+                (at, retry.run("read tag", || self.repository.manifest(tag.as_str())).await)
+            }
         };
         let answers: Vec<_> = iter(tags).map(read).buffered(HEADS).collect().await;
         let mut states = Vec::new();
         let mut told = false;
-        for (tag, answer) in tags.iter().zip(answers) {
+        for (tag, (at, answer)) in tags.iter().zip(answers) {
             let found = match answer {
                 Ok(found) => found,
                 // Who may not read one tag may read none. A registry that answers otherwise may still take a push.
@@ -379,9 +382,9 @@ impl Destination {
                 Err(error) if error.status() == Some(403) => None,
                 Err(error) => return Err(self.explain(error)),
             };
-            let moves = found.as_ref().is_some_and(|found| !ours.is(found));
+            let moves = found.as_ref().is_some_and(|found| !ours.is(found) || !ours.is_packed(found));
             let immutable = moves && self.is_immutable(tag).await;
-            states.push(TagState { tag: tag.clone(), found, immutable });
+            states.push(TagState { tag: tag.clone(), found, read_at: Some(at), immutable });
         }
         Ok(states)
     }

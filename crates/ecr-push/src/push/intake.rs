@@ -69,8 +69,8 @@ impl Kept {
     }
 }
 
-/// Asked before anything is sent, once it is known what would be pushed.
-pub(super) type Gate = Box<dyn Fn(&Image) -> BoxFuture<'static, Result<()>> + Send>;
+/// Asked before anything is sent, once it is known what would be pushed. Answers whether anything has to be.
+pub(super) type Gate = Box<dyn Fn(&Image) -> BoxFuture<'static, Result<bool>> + Send>;
 
 /// The sink that sources deliver to.
 pub(super) struct Intake {
@@ -339,9 +339,9 @@ impl LayerSink for Intake {
     }
 
     fn release(&mut self, image: &Image, needed: &dyn Fn(&Held) -> bool) -> Result<()> {
-        self.work.runtime.block_on((self.gate)(image))?;
+        let is_needed = self.work.runtime.block_on((self.gate)(image))?;
         for blob in self.holding.take().into_iter().flatten() {
-            if needed(&Held { digest: blob.digest, diff_id: blob.layer.map(|(diff_id, _)| diff_id) }) {
+            if is_needed && needed(&Held { digest: blob.digest, diff_id: blob.layer.map(|(diff_id, _)| diff_id) }) {
                 self.work.send(blob);
             }
         }

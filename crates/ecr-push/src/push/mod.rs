@@ -22,8 +22,9 @@ mod transfer;
 mod uploads;
 mod verdicts;
 mod verify;
+mod visible;
+mod whole;
 
-use std::collections::HashSet;
 use std::time::Instant;
 
 pub use destination::DestinationSpec;
@@ -38,17 +39,18 @@ use crate::compress::{Codec, Compression};
 use crate::containerd::Containerd;
 use crate::engine::Engine;
 use crate::error::{Error, Result, Retry, Side};
-use crate::events::{BlobAction, Event, Events};
+use crate::events::{Event, Events};
 use crate::http::Http;
-use crate::image::{Descriptor, Digest, Entry, Kind, Manifest, Tag};
+use crate::image::{Digest, Entry, Kind, Manifest, Tag};
 use crate::known::{Remembered, Reuse, codec_of};
 use crate::retry::RetryBudget;
 #[cfg(feature = "containerd")]
 use crate::source::ContainerdSource;
-use crate::source::{Contents, DockerDaemon, MAX_DOCUMENTS, Preview, Source, SourceSpec, open_file};
+use crate::source::{Contents, DockerDaemon, Preview, Source, SourceSpec, open_file};
 use destination::Destination;
 use memory::Memory;
-use plan::{Identity, TagState};
+use plan::{Existing, Identity, TagState};
+use whole::whole;
 
 /// How often layers are sent again that the registry confirmed and then turned out to lack. The second time its word is not taken any more.
 pub(super) const RESENDS: usize = 2;
@@ -233,7 +235,7 @@ impl Push {
         if self.memory.has_put(&tags) {
             // Most likely the same again: the tags say so, and that the repository is there.
             let states = read().await?;
-            if plan::existing(&identity, self.codec(), &states).is_none() {
+            if plan::existing(&identity, &states).is_none() {
                 ensure().await?;
             }
             return Ok(states);
@@ -244,7 +246,7 @@ impl Push {
             let present = self.destination.present_of(&probe, &self.retry).await?;
             if probe.iter().all(|digest| present.contains_key(digest)) {
                 // Nothing will be sent, so that no tag's state could spare anything. The registry refuses what must not move.
-                let unread = |tag| TagState { tag, found: None, immutable: false };
+                let unread = |tag| TagState { tag, found: None, read_at: None, immutable: false };
                 return Ok(tags.into_iter().map(unread).collect());
             }
             return read().await;
@@ -261,6 +263,7 @@ impl Push {
             root: preview.root_digest,
             config: preview.config_digest.filter(|_| self.request.reuse.policy == Reuse::Registry),
             layers: preview.diff_ids.clone(),
+            codec: self.codec(),
         }
     }
 
@@ -293,35 +296,40 @@ impl Push {
         states: &[TagState],
         tags: &[Tag],
     ) -> Result<Option<PushReport>> {
-        let by_digest = match plan::existing(identity, self.codec(), states) {
-            Some(_) => None,
-            None => self.by_digest(preview).await?,
-        };
-        let Some(manifest) = plan::existing(identity, self.codec(), states).or(by_digest.as_ref()) else {
-            return Ok(None);
-        };
+        let by_tag = plan::existing(identity, states);
+        let by_digest = if by_tag.is_none() { self.by_digest(preview).await? } else { None };
+        let by_digest = by_digest.as_ref().map(|manifest| Existing { manifest, fixed: None });
+        let Some(there) = by_tag.or(by_digest) else { return Ok(None) };
+        let manifest = there.manifest;
         // What this host has put there itself was whole then, and registries keep what an image needs. Another's is looked at.
         let is_own = self.memory.put(tags, &manifest.digest);
-        let blobs = if is_own { Some(manifest.blobs().cloned().collect()) } else { self.is_whole(manifest).await? };
+        let blobs = match is_own {
+            true => Some(manifest.blobs().cloned().collect()),
+            false => whole(&self.destination, manifest, &self.retry).await?,
+        };
         let Some(blobs) = blobs else { return Ok(None) };
         let contents = contents_of(manifest).unwrap_or_else(|| preview.contents.clone());
         self.events.notice(format!("the registry has this image already, as {}", manifest.digest));
-        let skipped = |blob: &Descriptor| BlobReport {
-            digest: blob.digest,
-            diff_id: None,
-            size: blob.size,
-            action: BlobAction::Skipped,
-            reused_from: None,
-        };
-        let reports = blobs.iter().map(skipped).collect();
-        let mut digest = manifest.digest;
+        self.warn_if_fixed(&there);
+        let mut report = self.report(manifest.digest, tags, contents, Vec::new());
+        report.turn_into(manifest.digest, &blobs);
+        report.existed = true;
         if !self.request.dry_run {
             let identity = Identity { root: Some(manifest.digest), ..identity.clone() };
-            digest = self.publish(std::slice::from_ref(manifest), &identity, states, tags).await?.unwrap_or(digest);
+            self.publish(std::slice::from_ref(manifest), &identity, states, &mut report).await?;
+            self.finish(&mut report);
         }
-        let mut report = self.report(digest, tags, contents, reports);
-        report.existed = true;
         Ok(Some(report))
+    }
+
+    /// Says that the codec that was asked for is not what the tags hold.
+    fn warn_if_fixed(&self, there: &Existing<'_>) {
+        if let Some(tag) = there.fixed {
+            self.events.warning(format!(
+                "the immutable tag `{tag}` holds the same image in another packing: {}; it stays so, and nothing is packed anew",
+                there.manifest.digest
+            ));
+        }
     }
 
     /// The manifest that an engine with the containerd store names, if the repository has it under whatever tag: that spares an export.
@@ -332,68 +340,49 @@ impl Push {
         Ok(found.ok().flatten().filter(|found| found.digest == root).and_then(|found| found.manifest))
     }
 
-    /// The blobs of an image or index that the registry has, if it has all of them: a manifest alone proves nothing where
-    /// blobs can be deleted.
-    async fn is_whole(&self, root: &Manifest) -> Result<Option<Vec<Descriptor>>> {
-        let Some(blobs) = self.blobs_of(root).await? else { return Ok(None) };
-        let digests: Vec<Digest> = blobs.iter().map(|blob| blob.digest).collect();
-        let present = self.destination.present_of(&digests, &self.retry).await?;
-        Ok(digests.iter().all(|digest| present.contains_key(digest)).then_some(blobs))
-    }
-
-    /// Puts manifests and tags. Answers the digest of the first tag given, which is "the" reference.
+    /// Puts manifests and tags. The report becomes that of what the first tag holds, which is "the" reference.
     async fn publish(
         &self,
         manifests: &[Manifest],
         identity: &Identity,
         states: &[TagState],
-        tags: &[Tag],
-    ) -> Result<Option<Digest>> {
-        let digests =
-            publish::publish(&self.destination, manifests, identity, states, &self.retry, &self.events).await?;
-        // What an immutable tag holds in another packing is not what was confirmed here.
-        let root = manifests.last().map(|root| root.digest);
-        for (tag, digest) in digests.iter().filter(|(_, digest)| Some(*digest) == root) {
-            self.memory.remember_tag(tag, *digest);
-        }
-        let first =
-            tags.first().and_then(|first| digests.iter().find(|(tag, _)| tag == first)).map(|(_, digest)| *digest);
-        for (tag, digest) in digests.iter().filter(|(_, digest)| first.is_some_and(|first| first != *digest)) {
+        report: &mut PushReport,
+    ) -> Result<()> {
+        let Some(root) = manifests.last().map(|root| root.digest) else { return Ok(()) };
+        let publish = publish::Publish {
+            destination: &self.destination,
+            manifests,
+            identity,
+            wait: self.request.wait_visible,
+            retry: &self.retry,
+            events: &self.events,
+        };
+        let points = publish.run(states).await?;
+        for point in &points {
+            // What an immutable tag holds in another packing is not what was confirmed here.
+            if point.found.digest == root {
+                self.memory.remember_tag(&point.tag, root);
+                continue;
+            }
+            let (tag, digest) = (&point.tag, point.found.digest);
             self.events.warning(format!("the immutable tag `{tag}` holds the same image in another packing: {digest}"));
         }
-        Ok(first)
+        let first = report.tags.first().and_then(|first| points.iter().find(|point| point.tag == *first));
+        if let Some(manifest) =
+            first.and_then(|first| first.found.manifest.as_ref()).filter(|found| found.digest != root)
+        {
+            let blobs = whole(&self.destination, manifest, &self.retry).await?;
+            let blobs = blobs.ok_or_else(|| publish::broken(&report.tags[0], manifest, &self.destination.uri))?;
+            report.turn_into(manifest.digest, &blobs);
+        }
+        Ok(())
     }
 
-    /// Every blob of an image or index that the registry has. `None` if a child is not there, or there are more than any source may have.
-    async fn blobs_of(&self, root: &Manifest) -> Result<Option<Vec<Descriptor>>> {
-        let mut open = vec![root.clone()];
-        let mut seen = HashSet::from([root.digest]);
-        let mut blobs: Vec<Descriptor> = Vec::new();
-        while let Some(manifest) = open.pop() {
-            for blob in manifest.blobs() {
-                if !blobs.iter().any(|known| known.digest == blob.digest) {
-                    blobs.push(blob.clone());
-                }
-            }
-            let Kind::Index { entries } = &manifest.kind else { continue };
-            for entry in entries {
-                // Indexes may name each other's children again and again.
-                if !seen.insert(entry.descriptor.digest) {
-                    continue;
-                }
-                if seen.len() > MAX_DOCUMENTS {
-                    return Ok(None);
-                }
-                let reference = entry.descriptor.digest.to_string();
-                let found =
-                    self.retry.run("read manifest", || self.destination.repository.manifest(&reference)).await?;
-                let child =
-                    found.filter(|found| found.digest == entry.descriptor.digest).and_then(|found| found.manifest);
-                let Some(child) = child else { return Ok(None) };
-                open.push(child);
-            }
-        }
-        Ok(Some(blobs))
+    /// What is known only at the end.
+    fn finish(&self, report: &mut PushReport) {
+        report.elapsed = self.started.elapsed();
+        report.retries = self.retry.retries();
+        report.waited = self.retry.waits().total();
     }
 
     fn report(&self, digest: Digest, tags: &[Tag], contents: Contents, blobs: Vec<BlobReport>) -> PushReport {
@@ -408,6 +397,7 @@ impl Push {
             existed: false,
             dry_run: self.request.dry_run,
             blobs,
+            unused: Vec::new(),
             elapsed: self.started.elapsed(),
             retries: self.retry.retries(),
             waited: self.retry.waits().total(),

@@ -1,5 +1,7 @@
 //! What is to be done, decided by pure functions: from what the image is and what the registry has.
 
+use std::time::Instant;
+
 use crate::compress::Codec;
 use crate::error::{Error, Result, Side};
 use crate::image::{DiffId, Digest, Kind, Manifest, Tag};
@@ -16,6 +18,8 @@ pub(super) struct Identity {
     pub(super) config: Option<Digest>,
     /// The layers that the config lists. A manifest for the same config is the same image only if its blobs can be these.
     pub(super) layers: Vec<DiffId>,
+    /// The codec that the user asked for. An image that is packed otherwise is the same one, but not what is wanted.
+    pub(super) codec: Option<Codec>,
 }
 
 impl Identity {
@@ -26,6 +30,16 @@ impl Identity {
             return true;
         }
         self.has_config_of(found) && self.contradiction(found).is_none()
+    }
+
+    /// True if all layers of what the registry has are packed as the user asked for.
+    pub(super) fn is_packed(&self, found: &Found) -> bool {
+        match (self.codec, found.manifest.as_ref().map(|manifest| &manifest.kind)) {
+            (Some(codec), Some(Kind::Image { layers, .. })) => {
+                self.root == Some(found.digest) || layers.iter().all(|layer| codec_of(&layer.media_type) == Some(codec))
+            }
+            _ => true,
+        }
     }
 
     fn has_config_of(&self, found: &Found) -> bool {
@@ -46,15 +60,16 @@ impl Identity {
 }
 
 /// What identifies an image that was read. A config does only where `reuse` takes the word of others for the layers that go with it.
-pub(super) fn identity_of(image: &Image, reuse: Reuse) -> Identity {
+pub(super) fn identity_of(image: &Image, reuse: Reuse, codec: Option<Codec>) -> Identity {
     match image {
         Image::Layers { config, diff_ids, .. } => Identity {
             root: None,
             config: Some(config.digest()).filter(|_| reuse == Reuse::Registry),
             layers: diff_ids.clone(),
+            codec,
         },
         Image::Manifests { manifests, .. } => {
-            Identity { root: manifests.last().map(|root| root.digest), ..Identity::default() }
+            Identity { root: manifests.last().map(|root| root.digest), codec, ..Identity::default() }
         }
     }
 }
@@ -64,7 +79,9 @@ pub(super) fn identity_of(image: &Image, reuse: Reuse) -> Identity {
 pub(super) struct TagState {
     pub(super) tag: Tag,
     pub(super) found: Option<Found>,
-    /// True if the registry is known to refuse that this tag moves.
+    /// When it was asked for; `None` if it was not. What was read a while ago may not be so any more.
+    pub(super) read_at: Option<Instant>,
+    /// True if the registry is known to refuse that this tag moves. Not asked where there is no need for it to move.
     pub(super) immutable: bool,
 }
 
@@ -104,17 +121,31 @@ pub(super) fn moved(tag: &Tag, found: &Found, identity: &Identity, repository: &
         .with_hint("push under a new tag, or allow this tag to move in the repository's tag mutability settings")
 }
 
-/// The manifest in the registry that already is the image, if one of the tags has it. With a `codec` that the user asked for, one that is
-/// another packing of the image counts only if all its layers have that.
-pub(super) fn existing<'a>(identity: &Identity, codec: Option<Codec>, states: &'a [TagState]) -> Option<&'a Manifest> {
-    let is_packed = |found: &Found| match (codec, found.manifest.as_ref().map(|manifest| &manifest.kind)) {
-        (Some(codec), Some(Kind::Image { layers, .. })) => {
-            identity.root == Some(found.digest) || layers.iter().all(|layer| codec_of(&layer.media_type) == Some(codec))
-        }
-        _ => true,
+/// An image in the registry that is the one to be pushed.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Existing<'a> {
+    pub(super) manifest: &'a Manifest,
+    /// The immutable tag that holds it in another packing than the user asked for. There it has to stay, so all tags get that one: a
+    /// push has one digest.
+    pub(super) fixed: Option<&'a Tag>,
+}
+
+/// The image in the registry that already is the one to be pushed, if one of the tags has it. One that is packed as the user asked for
+/// comes first; one that is not counts only under a tag that cannot move.
+pub(super) fn existing<'a>(identity: &Identity, states: &'a [TagState]) -> Option<Existing<'a>> {
+    let same = || {
+        let found = states.iter().filter_map(|state| Some((state, state.found.as_ref()?)));
+        found.filter(|(_, found)| identity.is(found))
     };
-    let found = states.iter().filter_map(|state| state.found.as_ref());
-    found.filter(|found| identity.is(found) && is_packed(found)).find_map(|found| found.manifest.as_ref())
+    let packed = same().filter(|(_, found)| identity.is_packed(found)).find_map(|(_, found)| found.manifest.as_ref());
+    if let Some(manifest) = packed {
+        return Some(Existing { manifest, fixed: None });
+    }
+    let fixed = same().filter(|(state, _)| state.immutable);
+    fixed
+        .filter_map(|(state, found)| Some((&state.tag, found.manifest.as_ref()?)))
+        .next()
+        .map(|(tag, manifest)| Existing { manifest, fixed: Some(tag) })
 }
 
 /// The tags in the order in which they are put: as given, `latest` last, each once.
@@ -139,14 +170,20 @@ mod tests {
     }
 
     fn found(config: &str) -> Found {
+        packed(config, &[])
+    }
+
+    fn packed(config: &str, layers: &[&str]) -> Found {
         let config =
             Descriptor { media_type: MediaType::DOCKER_CONFIG.into(), digest: Digest::of(config.as_bytes()), size: 1 };
-        let manifest = image_manifest(&config, &[]).unwrap();
+        let layer =
+            |kind: &&str| Descriptor { media_type: (*kind).into(), digest: Digest::of(kind.as_bytes()), size: 1 };
+        let manifest = image_manifest(&config, &layers.iter().map(layer).collect::<Vec<_>>()).unwrap();
         Found { digest: manifest.digest, manifest: Some(manifest) }
     }
 
     fn state(found: Option<Found>, immutable: bool) -> TagState {
-        TagState { tag: tag("v1"), found, immutable }
+        TagState { tag: tag("v1"), found, read_at: Some(Instant::now()), immutable }
     }
 
     #[test]
@@ -160,10 +197,27 @@ mod tests {
         let there = found("a");
         let ours = Identity { config: Some(Digest::of(b"a")), ..Identity::default() };
         assert!(ours.is(&there));
-        assert!(existing(&ours, None, &[state(Some(there.clone()), false)]).is_some());
+        assert!(existing(&ours, &[state(Some(there.clone()), false)]).is_some());
         let other = Identity { root: Some(Digest::of(b"x")), ..Identity::default() };
         assert!(!other.is(&there));
         assert!(Identity { root: Some(there.digest), ..Identity::default() }.is(&there));
+    }
+
+    #[test]
+    fn another_packing_counts_only_where_it_has_to_stay() {
+        let (gzip, zstd) = (packed("a", &[MediaType::DOCKER_LAYER]), packed("a", &[MediaType::OCI_LAYER_ZSTD]));
+        let layers = vec![DiffId(Digest::of(b"layer"))];
+        let config = Some(Digest::of(b"a"));
+        let ours = |codec| Identity { config, layers: layers.clone(), codec, ..Identity::default() };
+        let chosen = |codec, states: &[TagState]| {
+            existing(&ours(codec), states).map(|there| (there.manifest.digest, there.fixed.is_some()))
+        };
+        let there = |found: &Found, immutable| state(Some(found.clone()), immutable);
+        assert_eq!(chosen(None, &[there(&gzip, false)]), Some((gzip.digest, false)));
+        assert_eq!(chosen(Some(Codec::Zstd), &[there(&gzip, false)]), None);
+        assert_eq!(chosen(Some(Codec::Zstd), &[there(&gzip, true)]), Some((gzip.digest, true)));
+        assert_eq!(chosen(Some(Codec::Zstd), &[there(&gzip, true), there(&zstd, false)]), Some((zstd.digest, false)));
+        assert_eq!(chosen(Some(Codec::Zstd), &[there(&found("b"), true), state(None, false)]), None);
     }
 
     #[test]

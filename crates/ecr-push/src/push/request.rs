@@ -11,7 +11,7 @@ use crate::containerd::ContainerdSettings;
 use crate::engine::EngineSettings;
 use crate::events::BlobAction;
 use crate::http::HttpSettings;
-use crate::image::{Digest, RepositoryName, Tag};
+use crate::image::{Descriptor, Digest, RepositoryName, Tag};
 use crate::known::Reuse;
 use crate::registry::DockerConfig;
 use crate::source::{Contents, Selection, SourceSpec};
@@ -41,6 +41,8 @@ pub struct PushRequest {
     pub temp_dir: PathBuf,
     /// How long the push may go on trying.
     pub retry_budget: Duration,
+    /// How long to wait, after the tags were put, until each of them can be read back. None: not at all.
+    pub wait_visible: Option<Duration>,
     /// Say what would be done, send nothing.
     pub dry_run: bool,
     /// Ask STS who the credentials belong to.
@@ -94,6 +96,8 @@ pub struct PushReport {
     pub dry_run: bool,
     /// What was done for each blob.
     pub blobs: Vec<BlobReport>,
+    /// Blobs that were sent and that the image does not name: an immutable tag turned out to hold it in another packing.
+    pub unused: Vec<BlobReport>,
     /// How long it took.
     pub elapsed: Duration,
     /// How often something was tried again.
@@ -117,8 +121,36 @@ impl PushReport {
         self.tags.iter().map(|tag| format!("{}:{tag}", self.repository))
     }
 
-    /// Bytes of the blobs for which `action` was taken.
+    /// Bytes of the blobs for which `action` was taken, used or not.
     pub fn bytes(&self, action: BlobAction) -> u64 {
-        self.blobs.iter().filter(|blob| blob.action == action).map(|blob| blob.size).sum()
+        self.with(action).map(|blob| blob.size).sum()
+    }
+
+    /// How many blobs `action` was taken for, used or not.
+    pub fn count(&self, action: BlobAction) -> usize {
+        self.with(action).count()
+    }
+
+    fn with(&self, action: BlobAction) -> impl Iterator<Item = &BlobReport> {
+        self.blobs.iter().chain(&self.unused).filter(move |blob| blob.action == action)
+    }
+
+    /// Makes this the report of `manifest`, whose blobs the registry had: what was done for others of another packing was for nothing.
+    pub(super) fn turn_into(&mut self, manifest: Digest, blobs: &[Descriptor]) {
+        let mut done = std::mem::take(&mut self.blobs);
+        let listed = blobs.iter().map(|blob| match done.iter().position(|done| done.digest == blob.digest) {
+            Some(at) => done.swap_remove(at),
+            None => BlobReport {
+                digest: blob.digest,
+                diff_id: None,
+                size: blob.size,
+                action: BlobAction::Skipped,
+                reused_from: None,
+            },
+        });
+        self.blobs = listed.collect();
+        let moved = done.into_iter().filter(|blob| matches!(blob.action, BlobAction::Sent | BlobAction::Mounted));
+        self.unused.extend(moved);
+        self.digest = manifest;
     }
 }

@@ -10,14 +10,16 @@ use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::destination::Destination;
 use super::intake::{Blob, Intake, Kept, Work};
 use super::learn::{Learn, Wish};
 use super::limits;
 use super::mounts::Mounts;
-use super::plan::{self, Identity, TagState};
+use super::plan::{self, Existing, Identity, TagState};
 use super::publish;
 use super::uploads::{Known, Uploads};
 use super::verdicts::Verdicts;
+use super::whole::whole;
 use super::{BlobReport, Push, PushReport, RESENDS};
 use crate::compress::{Codec, Compressor};
 use crate::error::{Error, Result, Retry, Side};
@@ -90,6 +92,18 @@ impl Push {
             limits::check_image(&image)?;
         }
         blobs.extend(verdicts.reports());
+        let identity = self.identity_of(&image);
+        plan::refuse_moves(&identity, states, &self.destination.uri)?;
+        // The image may be there under one of the tags, packed by another program: then it stays as it is.
+        if let Some((there, needed)) = there(&self.destination, &identity, states, &self.retry).await? {
+            self.warn_if_fixed(&there);
+            let manifest = there.manifest;
+            let mut report = self.report(manifest.digest, tags, contents_of(image), blobs);
+            report.turn_into(manifest.digest, &needed);
+            let identity = Identity { root: Some(manifest.digest), ..identity };
+            let sent = Sent { uploads: &uploads, kept: kept.as_deref() };
+            return self.publish_transfer(std::slice::from_ref(manifest), &identity, states, report, sent).await;
+        }
         let made = Made { unpacked, verdicts: &verdicts, kept: kept.as_deref() };
         let (manifests, contents, identity) = self.assemble(image, &made, &uploads, &mut blobs).await?;
         mounts.tell().await;
@@ -98,27 +112,33 @@ impl Push {
         blobs.sort_by_key(|report| order.iter().position(|digest| *digest == report.digest));
         let root = manifests.last().map(|root| root.digest).unwrap_or_else(|| Digest::of(b""));
         plan::refuse_moves(&identity, states, &self.destination.uri)?;
-        let mut report = self.report(root, tags, contents, blobs);
-        // The image may be there under one of the tags, packed by another program: then it stays as it is.
-        let there = if identity.config.is_some() { plan::existing(&identity, self.codec(), states) } else { None };
-        let there = match there {
-            Some(manifest) if self.is_whole(manifest).await?.is_some() => Some(manifest),
-            _ => None,
-        };
-        let manifests = there.map_or(manifests.as_slice(), std::slice::from_ref);
-        report.digest = manifests.last().map_or(report.digest, |root| root.digest);
+        let report = self.report(root, tags, contents, blobs);
+        let sent = Sent { uploads: &uploads, kept: kept.as_deref() };
+        self.publish_transfer(&manifests, &identity, states, report, sent).await
+    }
+
+    fn identity_of(&self, image: &Image) -> Identity {
+        plan::identity_of(image, self.request.reuse.policy, self.codec())
+    }
+
+    /// The end of a transfer.
+    async fn publish_transfer(
+        &self,
+        manifests: &[Manifest],
+        identity: &Identity,
+        states: &[TagState],
+        mut report: PushReport,
+        sent: Sent<'_>,
+    ) -> Result<PushReport> {
         if self.request.dry_run {
             return Ok(report);
         }
         self.events.emit(Event::Phase("publishing".to_owned()));
-        let published = self.publish_or_mend(manifests, &identity, states, tags, &uploads, kept.as_deref()).await?;
-        report.digest = published.unwrap_or(report.digest);
+        self.publish_or_mend(manifests, identity, states, &mut report, sent).await?;
         if report.blobs.iter().any(|blob| blob.action == BlobAction::Sent) {
             self.memory.prune();
         }
-        report.elapsed = self.started.elapsed();
-        report.retries = self.retry.retries();
-        report.waited = self.retry.waits().total();
+        self.finish(&mut report);
         Ok(report)
     }
 
@@ -129,23 +149,22 @@ impl Push {
         manifests: &[Manifest],
         identity: &Identity,
         states: &[TagState],
-        tags: &[Tag],
-        uploads: &Uploads,
-        kept: Option<&Kept>,
-    ) -> Result<Option<Digest>> {
+        report: &mut PushReport,
+        sent: Sent<'_>,
+    ) -> Result<()> {
         let needed: Vec<Digest> = manifests.iter().flat_map(Manifest::blobs).map(|blob| blob.digest).collect();
         for round in 0..RESENDS {
-            let (error, blobs) = match (self.publish(manifests, identity, states, tags).await, kept) {
+            let (error, blobs) = match (self.publish(manifests, identity, states, report).await, sent.kept) {
                 (Err(error), Some(kept)) if error.retry() == Retry::Resend => (error, kept.of(&needed)),
                 (result, _) => return result,
             };
             self.events.warning(format!("{error}; it is looked for and sent again"));
             self.destination.forget(round > 0);
             for blob in blobs {
-                uploads.one(blob).await?;
+                sent.uploads.one(blob).await?;
             }
         }
-        self.publish(manifests, identity, states, tags).await.map_err(publish::lost_again)
+        self.publish(manifests, identity, states, report).await.map_err(publish::lost_again)
     }
 
     /// Connections for the uploads to come, where nothing else opens them: ECR is asked for layers at another host.
@@ -179,7 +198,8 @@ impl Push {
         verdicts: &Verdicts,
         states: &[TagState],
     ) -> Result<Intake> {
-        let (states, repository) = (states.to_vec(), self.destination.uri.clone());
+        let (states, destination, retry) = (states.to_vec(), self.destination.clone(), self.retry.clone());
+        let codec = self.codec();
         let compression = self.request.compression.unwrap_or_default();
         let readers = self.request.threads.clamp(1, READERS);
         let policy = self.request.reuse.policy;
@@ -200,10 +220,15 @@ impl Push {
             },
             readers,
             gate: Box::new(move |image| {
-                let identity = plan::identity_of(image, policy);
+                let identity = plan::identity_of(image, policy, codec);
                 let limits = if is_ecr { limits::check_image(image) } else { Ok(()) };
-                let refused = limits.and_then(|()| plan::refuse_moves(&identity, &states, &repository));
-                async move { refused }.boxed()
+                let refused = limits.and_then(|()| plan::refuse_moves(&identity, &states, &destination.uri));
+                let (states, destination, retry) = (states.clone(), destination.clone(), retry.clone());
+                async move {
+                    refused?;
+                    Ok(there(&destination, &identity, &states, &retry).await?.is_none())
+                }
+                .boxed()
             }),
             destination: self.destination.clone(),
             retry: self.retry.clone(),
@@ -221,8 +246,7 @@ impl Push {
         uploads: &Uploads,
         blobs: &mut Vec<BlobReport>,
     ) -> Result<(Vec<Manifest>, Contents, Identity)> {
-        let policy = self.request.reuse.policy;
-        let identity = plan::identity_of(&image, policy);
+        let identity = self.identity_of(&image);
         let (config, layers, platform) = match image {
             Image::Manifests { manifests, contents } => {
                 confirm(manifests.iter().flat_map(Manifest::blobs), blobs)?;
@@ -251,6 +275,32 @@ impl Push {
         let identity = Identity { root: Some(manifest.digest), ..identity };
         Ok((vec![manifest], Contents { platforms: vec![platform], ..Contents::default() }, identity))
     }
+}
+
+/// The image in the registry that already is the one to be pushed, if it is whole; and its blobs.
+async fn there<'a>(
+    destination: &Destination,
+    identity: &Identity,
+    states: &'a [TagState],
+    retry: &RetryBudget,
+) -> Result<Option<(Existing<'a>, Vec<Descriptor>)>> {
+    let Some(there) = plan::existing(identity, states) else { return Ok(None) };
+    Ok(whole(destination, there.manifest, retry).await?.map(|blobs| (there, blobs)))
+}
+
+/// What an image that was read holds.
+fn contents_of(image: Image) -> Contents {
+    match image {
+        Image::Manifests { contents, .. } => contents,
+        Image::Layers { platform, .. } => Contents { platforms: vec![platform], ..Contents::default() },
+    }
+}
+
+/// Who sends, and what can be sent again.
+#[derive(Clone, Copy)]
+struct Sent<'a> {
+    uploads: &'a Uploads,
+    kept: Option<&'a Kept>,
 }
 
 /// What became of the layers.

@@ -165,6 +165,11 @@ impl Repository {
         self.auth.was_accepted()
     }
 
+    /// From now on a 403 to the reading of a manifest is a missing right, and no reason for a new token: this one was just accepted.
+    pub fn need_no_token_to_read(&self) {
+        self.auth.judge(READ_MANIFEST, StatusCode::FORBIDDEN);
+    }
+
     /// True if there is a login.
     pub fn has_login(&self) -> bool {
         self.auth.has_login()

@@ -57,6 +57,7 @@ impl Stand {
             use_engine_store: true,
             temp_dir: self.folder.path().to_owned(),
             retry_budget: Duration::from_secs(20),
+            wait_visible: Some(Duration::from_secs(10)),
             dry_run: false,
             show_identity: false,
             engine: EngineSettings::default(),

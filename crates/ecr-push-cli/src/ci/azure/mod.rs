@@ -68,6 +68,7 @@ fn name(setting: Setting) -> Name {
         | Setting::TagLocal
         | Setting::Threads
         | Setting::To
+        | Setting::WaitVisible
         | Setting::WebIdentityTokenEnv => Name::Elsewhere,
     }
 }

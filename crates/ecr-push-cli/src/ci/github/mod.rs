@@ -65,6 +65,7 @@ fn name(setting: Setting) -> Name {
         | Setting::TagLocal
         | Setting::Threads
         | Setting::To
+        | Setting::WaitVisible
         | Setting::WebIdentityTokenEnv => Name::Elsewhere,
     }
 }
