@@ -101,7 +101,8 @@ impl Registry {
     pub fn move_tag(&self, repository: &str, tag: &str, to: &str) {
         let name = |tag: &str| format!("docker://127.0.0.1:{}/{repository}:{tag}", self.port);
         let words = ["copy", "-q", "--src-tls-verify=false", "--src-creds", TOKEN, "--dest-tls-verify=false"];
-        let words = [&words[..], &["--dest-creds", TOKEN, &name(to), &name(tag)]].concat();
+        let names = [name(to), name(tag)];
+        let words = [&words[..], &["--dest-creds", TOKEN, &names[0], &names[1]]].concat();
         self.stack.skopeo(&words).ok();
     }
 }
