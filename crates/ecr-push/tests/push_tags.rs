@@ -143,7 +143,7 @@ async fn a_tag_that_is_shown_late_is_waited_for() {
     let (result, _) = push_with_log(PushRequest { wait_visible, ..under(&stand, &two(), "v3") }).await;
     let error = result.unwrap_err();
     assert!(error.message().contains("`v3`") && error.message().contains("does not show it after 0.4 s"), "{error}");
-    assert!(error.hints().iter().any(|hint| hint.contains("--wait-visible")), "{error:?}");
+    assert!(error.hints().iter().any(|hint| hint.contains("`wait_visible`")), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -236,7 +236,7 @@ fn a_single_image_comes_without_index_and_attestations_and_several_are_refused()
         error.message().ends_with("holds 2 images (linux/amd64, linux/arm64), and a single one is wanted"),
         "{error}"
     );
-    assert_eq!(error.hints(), ["name its platform: `--platform linux/amd64`"]);
+    assert_eq!(error.hints(), ["name its platform: `platform: linux/amd64`"]);
     let selection = Selection { platform: Some("linux/arm64".parse().unwrap()), ..single.clone() };
     let (image, _) = read(&archive, &selection).unwrap();
     let Image::Manifests { manifests, contents } = image else { panic!() };

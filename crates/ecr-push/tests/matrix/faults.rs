@@ -203,9 +203,9 @@ fn for_good() -> Vec<Row> {
         }),
         Row::always("reset, for good", FaultAction::Reset { after: 0 })
             .for_good()
-            .expect(|_| Refused("--retry-budget")),
+            .expect(|_| Refused("`retry_budget`")),
         Row { slow: true, ..Row::always("dead, for good", FaultAction::Stall { after: 0 }) }
             .for_good()
-            .expect(|_| Refused("--retry-budget")),
+            .expect(|_| Refused("`retry_budget`")),
     ]
 }
