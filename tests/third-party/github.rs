@@ -4,11 +4,11 @@
 use crate::command::Outcome;
 use crate::image::SMALL;
 use crate::pages::{self, JWT};
-use crate::parts;
-use crate::push::program;
+use crate::push::{program, shipped};
 use crate::stack::{HOST, Stack, TOKEN};
 use crate::verify::pull_with_skopeo;
-use crate::workflow::{self, lint, validate};
+use crate::workflow::{lint, validate};
+use crate::{parts, release};
 use base64::Engine as _;
 use serde_json::{Value, json};
 use std::path::PathBuf;
@@ -375,27 +375,21 @@ fn a_cancelled_step_ends_at_once() {
     assert!(ran.step(1)["milliseconds"].as_u64().expect("a number") < 5000, "{}", ran.raw);
 }
 
-/// Serves a release of some version as `GITHUB_SERVER_URL`. It is collected by the script of the release workflow; `sums` may
+/// Serves a release of some version as `GITHUB_SERVER_URL`. It is put together by what the release workflow calls; `sums` may
 /// change its checksums. Gives the server's log.
 fn release(runner: &mut Runner, version: &str, sums: impl Fn(String) -> String) -> PathBuf {
-    let folder = runner.path(&format!("www/OWNER/REPOSITORY/releases/download/{version}"));
-    for platform in ["linux-x64", "linux-arm64", "win32-x64"] {
-        let built = folder.join("target/dist-bin").join(platform);
-        std::fs::create_dir_all(&built).expect("a folder");
-        match platform {
-            "linux-x64" => std::fs::copy(program(), built.join("ecr-push")).map(drop),
-            "win32-x64" => std::fs::write(built.join("ecr-push.exe"), platform),
-            _ => std::fs::write(built.join("ecr-push"), platform),
-        }
-        .expect("a program");
+    let built = runner.path("built");
+    release::built(&built, |platform| match platform {
+        "linux-x64" => std::fs::read(shipped()).expect("the program"),
+        other => other.into(),
+    });
+    for number in 0..3 {
+        std::fs::write(built.join(format!("release/{number}.vsix")), "").expect("a file");
     }
-    let text = std::fs::read_to_string(workflow::release()).expect("the workflow");
-    let steps = pages::yaml(runner.stack, &text)["jobs"]["release"]["steps"].clone();
-    let mut steps = steps.as_array().expect("steps").iter();
-    let collect = steps.find(|step| step["name"] == "Collect").and_then(|step| step["run"].as_str());
-    let script = format!("cd \"$0\" && mkdir release && {{\n{}\n}} && mv -- * ..", collect.expect("a script"));
-    let words = ["--noprofile", "--norc", "-e", "-o", "pipefail", "-c", &script];
-    runner.stack.space.command("bash").args(words).arg(&folder).run().ok();
+    release::run(&["whole", "release"], &built).expect("a whole release");
+    let folder = runner.path(&format!("www/OWNER/REPOSITORY/releases/download/{version}"));
+    std::fs::create_dir_all(folder.parent().expect("a folder")).expect("a folder");
+    std::fs::rename(built.join("release"), &folder).expect("a move");
     let file = folder.join("SHA256SUMS");
     std::fs::write(&file, sums(std::fs::read_to_string(&file).expect("the checksums"))).expect("a file");
 
@@ -438,7 +432,7 @@ fn the_program_is_downloaded_and_its_checksum_compared() {
     // A release by its own name, told by the runner and not by the folder; on a file of checksums of the action's own.
     let mut runner = Runner::new(stack, 1).input("repository", "github/download");
     release(&mut runner, "v9.8.7", |_| String::new());
-    let sum = crate::verify::hex_sha256(&std::fs::read(program()).expect("the program"));
+    let sum = crate::verify::hex_sha256(&std::fs::read(shipped()).expect("the program"));
     std::fs::write(runner.action.join("SHA256SUMS"), format!("{sum} *ecr-push-linux-x64\n")).expect("a file");
     runner.job["action"]["context"] = json!({"action_repository": "OWNER/REPOSITORY", "action_ref": "v9.8.7"});
     runner.run().succeeded();

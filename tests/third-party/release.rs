@@ -15,7 +15,7 @@ fn suffix(platform: &str) -> &str {
 }
 
 /// Runs `dist/release`, and gives what it says: nothing, or a sentence.
-fn run(words: &[&str], folder: &Path) -> Result<(), String> {
+pub fn run(words: &[&str], folder: &Path) -> Result<(), String> {
     let mut command = Command::new("python3");
     command.arg(parts::repository().join("dist/release")).args(words).current_dir(folder).env("PATH", parts::path());
     let output = command.output().expect("python3 starts");
@@ -32,12 +32,12 @@ fn refused(words: &[&str], folder: &Path, says: &str) {
 }
 
 /// What the builds of all platforms leave, in `folder/bin`, and what the jobs make of it, in `folder/release`.
-fn built(folder: &Path) {
+pub fn built(folder: &Path, program: impl Fn(&str) -> Vec<u8>) {
     for platform in PLATFORMS {
         let bin = folder.join("bin").join(platform);
         std::fs::create_dir_all(&bin).expect("a folder");
         let name = format!("ecr-push{}", suffix(platform));
-        std::fs::write(bin.join(&name), header(platform)).expect("a file");
+        std::fs::write(bin.join(&name), program(platform)).expect("a file");
         std::fs::write(bin.join(format!("{name}.cdx.json")), format!("{{\"for\": \"{platform}\"}}")).expect("a file");
         std::fs::write(bin.join("THIRD-PARTY-NOTICES.txt"), "the same for all").expect("a file");
         run(&["platform", platform, "release", "--bin", "bin"], folder).expect("it is put together");
@@ -59,7 +59,7 @@ fn archive_holds_the_program_and_the_licences() {
         return;
     }
     let folder = tempfile::tempdir().expect("a folder");
-    built(folder.path());
+    built(folder.path(), header);
     let output = |words: &[&str]| {
         let output = Command::new(words[0]).args(&words[1..]).current_dir(folder.path()).output().expect("it starts");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -85,7 +85,7 @@ fn archive_holds_the_program_and_the_licences() {
     }
     // The same files make the same archives.
     let again = tempfile::tempdir().expect("a folder");
-    built(again.path());
+    built(again.path(), header);
     for name in listed(&folder.path().join("release")) {
         let read = |folder: &Path| std::fs::read(folder.join("release").join(&name)).expect("a file");
         assert!(read(folder.path()) == read(again.path()), "{name}");
@@ -101,7 +101,7 @@ fn release_of_other_files_is_refused() {
     let at = |name: &str| folder.path().join(name);
     refused(&["platform", "linux-x64", "release", "--bin", "bin"], folder.path(), "bin/linux-x64/ecr-push is missing");
     refused(&["platform", "linux-x86", "release"], folder.path(), "linux-x86 is not one of linux-x64, ");
-    built(folder.path());
+    built(folder.path(), header);
     for needed in ["ecr-push", "ecr-push.cdx.json", "THIRD-PARTY-NOTICES.txt"] {
         let file = at("bin/linux-x64").join(needed);
         std::fs::rename(&file, at("aside")).expect("a move");
@@ -150,7 +150,7 @@ fn what_is_attached_is_what_was_built() {
     }
     let space = Space::new("release");
     let folder = space.folder();
-    built(folder);
+    built(folder, header);
     run(&["programs", "release", "laid-out"], folder).expect("the programs are right");
     let script = parts::repository().join("integrations/azure-pipelines/build");
     let extensions = build(&space, script).arg("--bin").arg(space.path("laid-out")).arg("--out");
