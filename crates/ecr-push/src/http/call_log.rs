@@ -96,12 +96,15 @@ fn operation(request: &reqwest::Request) -> String {
 
 /// Paths that AWS's services have. Any other was given to this machine alone: the address of a container's credentials is a secret, for
 /// who knows it may have them.
-const PUBLIC: [&str; 5] = ["/", "/latest/", "/federation/credentials", "/token", "/v1/credentials"];
+const PUBLIC: [&str; 4] = ["/", "/federation/credentials", "/token", "/v1/credentials"];
 
 fn shown_path(request: &reqwest::Request) -> &str {
-    let path = request.url().path();
-    let is_public = |known: &&str| path == *known || *known == "/latest/" && path.starts_with(known);
-    if PUBLIC.iter().any(|known| is_public(&known)) { path } else { "/***" }
+    match request.url().path() {
+        // Instance metadata.
+        path if path.starts_with("/latest/") => path,
+        path if PUBLIC.contains(&path) => path,
+        _ => "/***",
+    }
 }
 
 /// Headers with the values of the sensitive ones left out.
