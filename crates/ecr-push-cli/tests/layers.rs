@@ -363,13 +363,18 @@ fn heads(text: &str) -> Vec<String> {
     names
 }
 
+/// True for the attribute of what only tests have, also on some systems alone.
+fn is_for_tests(line: &str) -> bool {
+    ["#[cfg(test)]", "#[cfg(all(test, "].iter().any(|start| line.trim_start().starts_with(start))
+}
+
 /// The text without items under `#[cfg(test)]`. Relies on rustfmt: an item ends where a line of its own indentation does.
 fn without_tests(text: &str) -> String {
     let mut kept = String::new();
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
         let indentation = line.len() - line.trim_start().len();
-        if !line.trim_start().starts_with("#[cfg(test)]") {
+        if !is_for_tests(line) {
             kept.push_str(line);
             kept.push('\n');
             continue;
@@ -484,7 +489,7 @@ fn test_modules(file: &Path) -> Vec<PathBuf> {
             Some(name) if after_cfg => files.push(directory.join(format!("{name}.rs"))),
             _ => {}
         }
-        after_cfg = line == "#[cfg(test)]" || after_cfg && line.starts_with("#[");
+        after_cfg = is_for_tests(line) || after_cfg && line.starts_with("#[");
     }
     files
 }
@@ -528,6 +533,7 @@ mod checker {
             "use my_crate::aws::Region;",
             "#[cfg(test)]\nmod tests {\n    use crate::aws::Region;\n}\n",
             "#[cfg(test)]\nuse crate::aws::Region;\n",
+            "#[cfg(all(test, unix))]\nuse crate::aws::Region;\n",
             "#[cfg(test)]\n#[allow(unused)]\nfn f() {\n    if true {\n    }\n    crate::aws::f();\n}\n",
             "impl A {\n    #[cfg(test)]\n    fn f() {\n        crate::aws::f();\n    }\n}\n",
         ] {

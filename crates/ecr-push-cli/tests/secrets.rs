@@ -399,6 +399,31 @@ async fn github_s_action_shows_a_secret_only_to_have_it_hidden() {
     failed(&run("the API says it back", &stand, keys(action(&stand)).env("AWS_ENDPOINT_URL", echo.url())).await);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credential_process_that_fails_is_heard_in_one_harmless_line() {
+    let stand = stand().await;
+    for (script, says) in [
+        ("echo '+ token=SECRET' >&2; echo 'the vault is sealed' >&2; exit 3", "the vault is sealed"),
+        ("echo 'no login with SECRET' >&2; exit 1", "no login with ***"),
+        ("echo SECRET; echo SECRET >&2; exit 1", "***"),
+        ("exit 1", "nothing"),
+        ("echo '{\"Version\":1,\"SecretAccessKey\":\"SECRET\"}'", "AccessKeyId"),
+        (
+            "echo '{\"Version\":1,\"AccessKeyId\":\"A\",\"SecretAccessKey\":\"SECRET\",\"Expiration\":\"SECRET\"}'",
+            "credentials",
+        ),
+        ("echo SECRET", "credentials"),
+    ] {
+        let process = stand.file("process", format!("#!/bin/sh\n{}\n", script.replace("SECRET", WRONG_SECRET)));
+        std::fs::set_permissions(&process, std::fs::Permissions::from_mode(0o755)).unwrap();
+        stand.file(".aws/config", format!("[default]\ncredential_process = {}\n", process.display()));
+        let failure = run(script, &stand, bare(&stand)).await;
+        failed(&failure);
+        let sentence = failure.stderr.lines().find(|line| line.starts_with("error: ")).unwrap_or_default();
+        assert!(sentence.contains(says), "{script}: {sentence}");
+    }
+}
+
 /// A program that writes down what it was given, and then answers.
 fn witness(stand: &Stand, name: &str, answer: &str) -> (PathBuf, PathBuf) {
     let seen = stand.folder.path().join(format!("seen-by-{name}"));

@@ -186,12 +186,15 @@ impl Variables {
         let mut secrets: Vec<&str> = given.filter(|value| value.len() >= SHORTEST_SECRET).collect();
         // One may be a part of another.
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
-        let line = secrets.into_iter().fold(line.to_owned(), |line, secret| line.replace(secret, "***"));
-        let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        let words: Vec<&str> =
-            line.split_whitespace().map(|word| if looks_secret(word) { "***" } else { word }).collect();
-        cut(&words.join(" "), LONGEST_LINE).to_owned()
+        harmless(&secrets.into_iter().fold(line.to_owned(), |line, secret| line.replace(secret, "***")))
     }
+}
+
+/// The same of a program that the AWS SDK has started.
+pub(crate) fn harmless(line: &str) -> String {
+    let line: String = line.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    let words: Vec<&str> = line.split_whitespace().map(|word| if looks_secret(word) { "***" } else { word }).collect();
+    cut(&words.join(" "), LONGEST_LINE).to_owned()
 }
 
 impl fmt::Debug for Variables {

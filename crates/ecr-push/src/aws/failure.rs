@@ -13,6 +13,7 @@ use aws_smithy_runtime_api::client::result::{ConnectorError, SdkError};
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use super::denial::{self, Target};
+use crate::child::harmless;
 use crate::error::{Error, Retry, Side};
 use crate::http::{connection_sentence, transport_error};
 use crate::text;
@@ -182,7 +183,7 @@ pub(super) fn credentials_failure(operation: &str, source: &str, error: &Credent
     }
     let answer = sts_answer(error);
     let code = answer.code.clone().unwrap_or_default();
-    let text = answer.message.clone().unwrap_or_else(|| reason(error));
+    let text = answer.message.clone().unwrap_or_else(|| without_output(&reason(error)));
     if let Some(error) = denial::credential_error(operation, &code, &text, source) {
         return answer.add_to(error);
     }
@@ -194,6 +195,15 @@ pub(super) fn credentials_failure(operation: &str, source: &str, error: &Credent
         Error::new(Side::Credentials, operation, format!("the credentials from {source} cannot be used: {text}"))
             .with_retry(retry);
     answer.add_to(error)
+}
+
+/// The SDK's words without the whole standard error of a credential process, of which the last line is kept: a script may print anything.
+fn without_output(words: &str) -> String {
+    let Some((what, said)) = words.split_once("Stderr: ") else { return words.to_owned() };
+    match said.lines().map(str::trim).rfind(|line| !line.is_empty()) {
+        Some(line) => format!("{what}It said: {}", harmless(line)),
+        None => format!("{what}It said nothing"),
+    }
 }
 
 /// A role that could not be taken on. Nothing else is tried in its place.
