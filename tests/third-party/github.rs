@@ -200,11 +200,17 @@ fn inputs_are_never_part_of_a_script() {
     let mut inputs = names(&action["inputs"]);
     inputs.sort();
     let frozen = [
+        "attestations",
         "aws-region",
+        "cache-dir",
+        "compression",
         "create-repository",
         "image",
+        "mount-from",
         "platform",
         "repository",
+        "reuse",
+        "reuse-from",
         "role-duration-seconds",
         "role-external-id",
         "role-session-name",

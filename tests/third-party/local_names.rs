@@ -184,8 +184,12 @@ fn podman() {
     };
     let engine: &'static Engine = Box::leak(Box::new(Engine::podman(&stack.space, "podman-names")));
     let source = "local-names:3";
-    engine.podman_command(&["load", "-q", "-i"]).arg(&stack.image(source).archive).run().ok();
-    Desk::new(engine).names_come_and_go(source);
+    for image in [source, SMALL] {
+        engine.podman_command(&["load", "-q", "-i"]).arg(&stack.image(image).archive).run().ok();
+    }
+    let desk = Desk::new(engine);
+    desk.an_image_in_use_keeps_the_pushed_name(source, SMALL);
+    desk.names_come_and_go(source);
 }
 
 #[test]
