@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::text::Text;
 
@@ -74,6 +74,7 @@ struct Inner {
     request_id: Option<String>,
     retry: Retry,
     retry_after: Option<Duration>,
+    deadline: Option<Instant>,
     hints: Vec<Text>,
     refused: bool,
     /// Shared, so that an error which has passed through the AWS SDK can be taken out of the SDK's own.
@@ -93,6 +94,7 @@ impl Error {
             request_id: None,
             retry: Retry::Never,
             retry_after: None,
+            deadline: None,
             hints: Vec::new(),
             refused: false,
             source: None,
@@ -185,6 +187,21 @@ impl Error {
         self
     }
 
+    /// Sets when trying again is over, if the budget is not used up before: a host that has never answered gets less than all of it.
+    #[must_use]
+    pub fn with_deadline(mut self, at: Instant) -> Self {
+        self.0.deadline = Some(at);
+        self
+    }
+
+    /// The same error as one of `operation` on `side`: whoever made it did not know what for.
+    #[must_use]
+    pub(crate) fn stamped(mut self, side: Side, operation: &str) -> Self {
+        self.0.side = side;
+        operation.clone_into(&mut self.0.operation);
+        self
+    }
+
     /// Adds the cause.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Source>) -> Self {
@@ -230,6 +247,11 @@ impl Error {
     /// The wait the service asks for.
     pub fn retry_after(&self) -> Option<Duration> {
         self.0.retry_after
+    }
+
+    /// When trying again is over, whatever is left of the budget.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.deadline
     }
 
     /// What the user can do, in order of usefulness.

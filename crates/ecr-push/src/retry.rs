@@ -27,6 +27,11 @@ const LAST_TRY: Duration = Duration::from_secs(30);
 /// How often something is tried again that will most likely fail again.
 const BRIEF: usize = 3;
 
+/// The sentence by which AWS throttles. It is known by that where a gateway has left another status or code on it (ecr-facts 3).
+pub(crate) fn says_throttled(text: &str) -> bool {
+    text.trim().trim_end_matches('.').eq_ignore_ascii_case("Rate exceeded")
+}
+
 /// Adds up the time during which somebody holds it: what goes on at the same time counts once. Clones share it.
 #[derive(Clone, Default)]
 pub struct Overlap(Arc<Mutex<Held>>);
@@ -113,72 +118,61 @@ impl RetryBudget {
     }
 
     /// Runs `operation` until it succeeds, fails for good, or the budget is used up. A try that begins in trouble may not outlive the
-    /// budget by more than half a minute.
+    /// budget by more than half a minute, and all tries together not by more than one of them.
     ///
     /// # Errors
     /// The last failure of `operation`.
-    pub async fn run<T, F>(&self, what: &str, mut operation: impl FnMut() -> F) -> Result<T>
+    pub async fn run<T, F>(&self, what: &str, operation: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
-        self.run_unhurried(what, || {
-            let spent = self.trouble.total();
-            let operation = operation();
-            async move {
-                let Some(most) = bound(self.limit, spent) else { return operation.await };
-                tokio::time::timeout(most, operation).await.unwrap_or_else(|_| {
-                    let text = format!("`{what}` was not answered within {} s", most.as_secs());
-                    Err(Error::new(Side::Destination, what, text).with_retry(Retry::Backoff))
-                })
-            }
-        })
-        .await
+        self.repeat(what, true, operation).await
     }
 
     /// The same for an operation that may take any time, because it notices by itself when it stands still.
     ///
     /// # Errors
     /// The last failure of `operation`.
-    pub async fn run_unhurried<T, F>(&self, what: &str, mut operation: impl FnMut() -> F) -> Result<T>
+    pub async fn run_unhurried<T, F>(&self, what: &str, operation: impl FnMut() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        self.repeat(what, false, operation).await
+    }
+
+    async fn repeat<T, F>(&self, what: &str, hurried: bool, mut operation: impl FnMut() -> F) -> Result<T>
     where
         F: Future<Output = Result<T>>,
     {
         let mut trouble = None;
         let mut tries = 0;
         let mut waits = back_off();
+        let mut first = Duration::ZERO;
+        let mut last: Option<Error> = None;
         loop {
             let started = Instant::now();
+            let most = if hurried { bound(self.limit, self.trouble.total(), first) } else { None };
             // Boxed, because operations are large and there are many.
-            let error = match Box::pin(operation()).await {
+            let outcome = within(most, what, Box::pin(operation()), last.take()).await;
+            let error = match outcome {
                 Ok(value) => return Ok(value),
                 Err(error) => error,
             };
             trouble.get_or_insert_with(|| self.trouble.hold());
             tries += 1;
+            if tries == 1 {
+                first = started.elapsed();
+            }
             match error.retry() {
                 Retry::Backoff | Retry::Throttled => {}
                 Retry::Brief if tries <= BRIEF => {}
                 _ => return Err(error),
             }
             let spent = self.trouble.total();
-            if spent >= self.limit {
-                // A question within an operation has said so already.
-                if error.hints().iter().any(|hint| hint.names(Setting::RetryBudget)) {
-                    return Err(error);
-                }
-                let seconds = spent.as_secs();
-                return Err(error.with_hint(match self.capped {
-                    true => text![
-                        format!("tried again for {seconds} s, which is all that this step gets of "),
-                        Setting::RetryBudget,
-                        ": push again"
-                    ],
-                    false => text![
-                        format!("tried again for {seconds} s; "),
-                        Setting::RetryBudget,
-                        " sets how long a push may go on trying"
-                    ],
-                }));
+            let for_contact = error.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+            let left = self.limit.saturating_sub(spent).min(for_contact.unwrap_or(Duration::MAX));
+            if left.is_zero() {
+                return Err(self.given_up(error, spent, tries));
             }
             // A connection that lasted was no refusal: the way is open at times, and waiting longer and longer would not open it.
             let is_broken = error.status().is_none();
@@ -189,11 +183,35 @@ impl RetryBudget {
             let own = if is_broken { own.max((2 * started.elapsed()).min(MAX_COST)) } else { own };
             // What the service asks for is the least: one that asks for no wait at all must not be asked a thousand times a second.
             let wait = error.retry_after().map_or(own, |asked| asked.max(own));
-            let wait = wait.min(self.limit.saturating_sub(spent).max(Duration::from_millis(50)));
+            let wait = wait.min(left.max(Duration::from_millis(50)));
             self.note(what, &error, wait);
+            last = Some(error);
             let _waiting = self.waits.hold();
             tokio::time::sleep(wait).await;
         }
+    }
+
+    /// The last failure, with why it is the last.
+    fn given_up(&self, error: Error, spent: Duration, tries: usize) -> Error {
+        // A question within an operation has said so already.
+        if error.hints().iter().any(|hint| hint.names(Setting::RetryBudget)) {
+            return error;
+        }
+        if spent < self.limit {
+            return error.with_hint(text![
+                "a host that has never answered is not tried for longer (20 s at most): ",
+                Setting::RetryBudget,
+                " is for those that have"
+            ]);
+        }
+        if tries == 1 {
+            return error.with_hint(text!["not tried again, because ", Setting::RetryBudget, " leaves no time for it"]);
+        }
+        let tried = format!("tried again for {} s", spent.as_secs().max(1));
+        error.with_hint(match self.capped {
+            true => text![tried, ", which is all that this step gets of ", Setting::RetryBudget, ": push again"],
+            false => text![tried, "; ", Setting::RetryBudget, " sets how long a push may go on trying"],
+        })
     }
 
     fn note(&self, what: &str, error: &Error, wait: Duration) {
@@ -202,9 +220,27 @@ impl RetryBudget {
     }
 }
 
-/// How long a question may take once `spent` of the budget is gone. There is no bound while nothing is wrong.
-fn bound(limit: Duration, spent: Duration) -> Option<Duration> {
-    (!spent.is_zero()).then(|| limit.saturating_sub(spent).max(LAST_TRY))
+/// How long a question may take once `spent` of the budget is gone, and its first try has taken `first`. There is no bound while nothing is
+/// wrong.
+fn bound(limit: Duration, spent: Duration, first: Duration) -> Option<Duration> {
+    let last = LAST_TRY.saturating_sub(first).max(LASTED);
+    (!spent.is_zero()).then(|| limit.saturating_sub(spent).max(last))
+}
+
+/// Runs one try for `most`. One that is cut off fails as the one before it did, which names the host and the cause.
+async fn within<T>(
+    most: Option<Duration>,
+    what: &str,
+    tried: impl Future<Output = Result<T>>,
+    before: Option<Error>,
+) -> Result<T> {
+    let Some(most) = most else { return tried.await };
+    tokio::time::timeout(most, tried).await.unwrap_or_else(|_| {
+        Err(before.unwrap_or_else(|| {
+            let text = format!("`{what}` was not answered within {} s", most.as_secs());
+            Error::new(Side::Destination, what, text).with_retry(Retry::Backoff)
+        }))
+    })
 }
 
 fn back_off() -> impl Iterator<Item = Duration> {
@@ -262,10 +298,34 @@ mod tests {
     #[test]
     fn a_question_does_not_outlive_the_budget_by_much() {
         let seconds = Duration::from_secs;
-        assert_eq!(bound(seconds(300), Duration::ZERO), None);
-        assert_eq!(bound(seconds(300), seconds(10)), Some(seconds(290)));
-        assert_eq!(bound(seconds(300), seconds(290)), Some(LAST_TRY));
-        assert_eq!(bound(seconds(2), seconds(5)), Some(LAST_TRY));
+        let none = Duration::ZERO;
+        assert_eq!(bound(seconds(300), none, none), None);
+        assert_eq!(bound(seconds(300), seconds(10), none), Some(seconds(290)));
+        assert_eq!(bound(seconds(300), seconds(290), none), Some(LAST_TRY));
+        assert_eq!(bound(seconds(2), seconds(5), none), Some(LAST_TRY));
+        // A first try that took its whole limit is the one request by which the budget may be outlived.
+        assert_eq!(bound(seconds(5), seconds(5), seconds(30)), Some(LASTED));
+        assert_eq!(bound(seconds(300), seconds(10), seconds(30)), Some(seconds(290)));
+    }
+
+    #[tokio::test]
+    async fn a_host_that_never_answered_is_not_tried_for_the_whole_budget() {
+        let budget = RetryBudget::new(Duration::from_secs(60), Events::none());
+        let deadline = Instant::now() + Duration::from_millis(600);
+        let started = Instant::now();
+        let refused = || async move { Err(passing(Retry::Backoff).with_deadline(deadline)) };
+        let result: Result<()> = budget.run("test", refused).await;
+        let error = result.unwrap_err();
+        assert!(error.hints()[0].contains("a host that has never answered"), "{:?}", error.hints());
+        assert!((1..=3).contains(&budget.retries()) && started.elapsed() < Duration::from_secs(2));
+    }
+
+    #[tokio::test]
+    async fn a_budget_of_nothing_is_said_as_such() {
+        let budget = RetryBudget::new(Duration::ZERO, Events::none());
+        let result: Result<()> = budget.run("test", || async { Err(passing(Retry::Backoff)) }).await;
+        assert!(result.unwrap_err().hints()[0].starts_with("not tried again"));
+        assert_eq!(budget.retries(), 0);
     }
 
     #[tokio::test]

@@ -28,17 +28,19 @@ use secrecy::ExposeSecret;
 use super::credentials::{CONTAINER, INSTANCE_METADATA, Source};
 use super::settings::AwsSettings;
 use crate::error::{Error, Result};
-use crate::http::{Http, Names};
+use crate::http::{Heard, Http, Names};
 use crate::image::Region;
 
 /// The whole look at the instance metadata for the region.
 const METADATA_REGION_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) struct Ambient {
+    http: Http,
     config: ProviderConfig,
     /// The SDK's clock, sleep and general settings, to build clients from.
     pub(super) sdk: SdkConfig,
     metadata: imds::Client,
+    metadata_heard: Heard,
     metadata_disabled: bool,
     /// The region in the profile, as written.
     pub(super) profile_region: Option<String>,
@@ -59,7 +61,7 @@ impl Ambient {
         let config = ProviderConfig::without_region()
             .with_http_client(http.smithy())
             .with_behavior_version(Some(BehaviorVersion::latest()))
-            .with_retry_config(RetryConfig::standard().with_max_attempts(3))
+            .with_retry_config(attempts())
             .with_timeout_config(time_outs())
             .with_use_fips(Some(settings.fips))
             .with_use_dual_stack(Some(settings.dual_stack));
@@ -92,8 +94,9 @@ impl Ambient {
             files.map(|set| set.profiles().map(str::to_owned).collect()).unwrap_or_default();
         profiles.sort();
 
+        let metadata_heard = Heard::default();
         let mut metadata = imds::Client::builder()
-            .configure(&config)
+            .configure(&config.clone().with_http_client(http.smithy_heard(&metadata_heard)))
             .max_attempts(2)
             .connect_timeout(Duration::from_secs(1))
             .read_timeout(Duration::from_secs(1));
@@ -106,7 +109,9 @@ impl Ambient {
             })?;
         }
         Ok(Self {
+            http: http.clone(),
             metadata: metadata.build(),
+            metadata_heard,
             metadata_disabled: Env::real()
                 .get("AWS_EC2_METADATA_DISABLED")
                 .is_ok_and(|value| value.eq_ignore_ascii_case("true")),
@@ -137,6 +142,11 @@ impl Ambient {
     pub(super) fn sources(&self, settings: &AwsSettings, region: &Region) -> Vec<Source> {
         let region = aws_types::region::Region::new(region.to_string());
         let config = self.config.clone().with_region(Some(region));
+        // Each on a client of its own, which keeps what the source is answered.
+        let listening = || {
+            let heard = Heard::default();
+            (config.clone().with_http_client(self.http.smithy_heard(&heard)), heard)
+        };
         if let Some(keys) = &settings.explicit_keys {
             let token = keys.session_token.as_ref();
             let fixed = Credentials::new(
@@ -148,27 +158,32 @@ impl Ambient {
             );
             return vec![Source::new(&keys.origin, SharedCredentialsProvider::new(fixed))];
         }
-        let profile = ProfileFileCredentialsProvider::builder().configure(&config);
+        let (for_profile, heard) = listening();
+        let profile = ProfileFileCredentialsProvider::builder().configure(&for_profile);
         if let Some(name) = &settings.profile {
-            let provider = profile.profile_name(name).build();
-            return vec![Source::new(&format!("profile `{name}`"), SharedCredentialsProvider::new(provider))];
+            let provider = SharedCredentialsProvider::new(profile.profile_name(name).build());
+            return vec![Source::new(&format!("profile `{name}`"), provider).heard(&heard)];
         }
-        let web_identity = WebIdentityTokenCredentialsProvider::builder().configure(&config);
-        let container = EcsCredentialsProvider::builder().configure(&config).dns(Names);
-        let instance = ImdsCredentialsProvider::builder().configure(&config).imds_client(self.metadata.clone());
         let mut sources = vec![
             Source::new("environment", SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new()))
                 .meant(half_a_pair()),
             Source::new("profile files", SharedCredentialsProvider::new(profile.build()))
-                .meant(self.broken_profile.clone()),
+                .meant(self.broken_profile.clone())
+                .heard(&heard),
         ];
         // The SDK would look for a file of no name.
         if Env::real().get(TOKEN_FILE).is_err() || is_set(TOKEN_FILE) {
-            let provider = SharedCredentialsProvider::new(web_identity.build());
-            sources.push(Source::new("web identity", provider).meant(half_an_identity()));
+            let (config, heard) = listening();
+            let provider = WebIdentityTokenCredentialsProvider::builder().configure(&config).build();
+            let provider = SharedCredentialsProvider::new(provider);
+            sources.push(Source::new("web identity", provider).meant(half_an_identity()).heard(&heard));
         }
-        sources.push(Source::new(CONTAINER, SharedCredentialsProvider::new(container.build())));
-        sources.push(Source::new(INSTANCE_METADATA, SharedCredentialsProvider::new(instance.build())));
+        let (for_container, heard) = listening();
+        let container = EcsCredentialsProvider::builder().configure(&for_container).dns(Names).build();
+        sources.push(Source::new(CONTAINER, SharedCredentialsProvider::new(container)).heard(&heard));
+        let instance = ImdsCredentialsProvider::builder().configure(&config).imds_client(self.metadata.clone());
+        let instance = SharedCredentialsProvider::new(instance.build());
+        sources.push(Source::new(INSTANCE_METADATA, instance).heard(&self.metadata_heard));
         sources
     }
 }
@@ -242,6 +257,16 @@ fn broken_profile(files: &std::result::Result<ProfileSet, ProfileFileLoadError>)
         (None, Some(named)) => Some(format!("there is no profile `{named}`, which AWS_PROFILE names")),
         (None, None) => None,
     }
+}
+
+/// One more, at once: that is how the SDK learns that the clock of this machine is wrong. What lasts longer is tried again by the caller,
+/// within the budget that the push has for everything.
+const ATTEMPTS: u32 = 2;
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// How often the SDK tries by itself.
+pub(super) fn attempts() -> RetryConfig {
+    RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(LONGEST_WAIT)
 }
 
 /// For calls with small bodies: none may hang. The last limit is for all attempts together.

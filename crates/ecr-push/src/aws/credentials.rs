@@ -10,20 +10,22 @@ use std::time::Duration;
 use aws_config::sts::AssumeRoleProvider;
 use aws_credential_types::Credentials;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider, future};
+use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentialsProvider, future};
 use aws_types::SdkConfig;
 
 use super::failure::{self, reason};
 use super::settings::{AwsSettings, RoleSettings, WebIdentity, check_key, last_four};
 use super::web_identity::WebIdentityProvider;
-use crate::error::{Error, Result, Side};
+use crate::error::{Error, Result, Retry, Side};
 use crate::events::{Event, Events};
+use crate::http::{Heard, Last};
+use crate::retry::RetryBudget;
 use crate::text;
 use crate::text::Setting;
 
 const OPERATION: &str = "find credentials";
 
-/// For the first credentials and each renewal. A little more than an identity token and its role may take, so that their own error is heard.
+/// For one try of the first credentials, and each renewal: a process or an identity provider may take its time.
 pub(super) const CREDENTIALS_LIMIT: Duration = Duration::from_secs(65);
 pub(super) const CONTAINER: &str = "container";
 pub(super) const INSTANCE_METADATA: &str = "instance metadata";
@@ -40,11 +42,18 @@ pub(super) struct Source {
     provider: SharedCredentialsProvider,
     /// Why it gives none although it was meant to.
     broken: Option<String>,
+    /// What its last request came to.
+    heard: Heard,
 }
 
 impl Source {
     pub(super) fn new(name: &str, provider: SharedCredentialsProvider) -> Self {
-        Self { name: name.to_owned(), provider, broken: None }
+        Self { name: name.to_owned(), provider, broken: None, heard: Heard::default() }
+    }
+
+    /// The same, whose requests are kept in `heard`.
+    pub(super) fn heard(self, heard: &Heard) -> Self {
+        Self { heard: heard.clone(), ..self }
     }
 
     /// The same, which is not skipped if it is `broken`.
@@ -63,11 +72,12 @@ pub(super) struct Chosen {
     pub(super) provider: SharedCredentialsProvider,
 }
 
-/// The first source that has credentials.
+/// The first source that has credentials. What may pass is tried again within the budget.
 pub(super) async fn choose(
     sources: Vec<Source>,
     settings: &AwsSettings,
     known_profiles: &[String],
+    retry: &RetryBudget,
     events: &Events,
 ) -> Result<Chosen> {
     let mut skipped = Vec::new();
@@ -75,12 +85,16 @@ pub(super) async fn choose(
         let provider = match settings.explicit_keys {
             // The caller had them first.
             Some(_) => source.provider,
-            None => Announced::over(source.provider, events),
+            None => Announced::over(source.provider, events, Some((source.name.clone(), source.heard.clone()))),
         };
-        let limit = CREDENTIALS_LIMIT;
-        let Ok(given) = tokio::time::timeout(limit, provider.provide_credentials()).await else {
-            let text = format!("the credentials from {} did not come within {} s", source.name, limit.as_secs());
-            return Err(with_skipped(Error::new(Side::Credentials, OPERATION, text), &skipped));
+        let given = retry.run_unhurried(OPERATION, || ask(&source.name, &provider, &source.heard)).await;
+        let given = match given {
+            Ok(given) => given,
+            Err(error) if source.name == INSTANCE_METADATA => {
+                skipped.push(format!("{}: {error}", source.name));
+                continue;
+            }
+            Err(error) => return Err(with_skipped(error, &skipped)),
         };
         match given {
             Ok(first) => {
@@ -100,27 +114,54 @@ pub(super) async fn choose(
                 let hint = "mend it or take it away: the next source would have other rights";
                 return Err(with_skipped(Error::new(Side::Credentials, OPERATION, text).with_hint(hint), &skipped));
             }
-            Err(error) if is_skipped(&source.name, &error) => {
+            Err(error) => {
                 let reason = why_skipped(&source.name, &error);
                 tracing::debug!(source = source.name, reason, "no credentials");
                 skipped.push(format!("{}: {reason}", source.name));
-            }
-            // The SDK's own words have the whole address, which is a secret.
-            Err(CredentialsError::InvalidConfiguration(_)) if source.name == CONTAINER => {
-                let error = Error::new(Side::Credentials, OPERATION, BAD_CONTAINER).with_hint(CONTAINER_RULE);
-                return Err(with_skipped(error, &skipped));
-            }
-            Err(error) => {
-                let error = failure::credentials_failure(OPERATION, &source.name, &error);
-                return Err(with_skipped(error, &skipped));
             }
         }
     }
     Err(none_found(settings, &skipped, known_profiles))
 }
 
+/// A source that was asked and failed.
+fn failed(name: &str, error: &CredentialsError, last: Option<Last>) -> Error {
+    match error {
+        // The SDK's own words have the whole address, which is a secret.
+        CredentialsError::InvalidConfiguration(_) if name == CONTAINER => {
+            Error::new(Side::Credentials, OPERATION, BAD_CONTAINER).with_hint(CONTAINER_RULE)
+        }
+        _ => failure::credentials_failure(OPERATION, name, error, last),
+    }
+}
+
+/// Asks a source once. The inner error is that of a source that has none, and may be skipped.
+async fn ask(name: &str, provider: &SharedCredentialsProvider, heard: &Heard) -> Result<provider::Result> {
+    let Ok(given) = tokio::time::timeout(CREDENTIALS_LIMIT, provider.provide_credentials()).await else {
+        let text = format!("the credentials from {name} did not come within {} s", CREDENTIALS_LIMIT.as_secs());
+        return Err(Error::new(Side::Credentials, OPERATION, text));
+    };
+    let Err(error) = given else { return Ok(given) };
+    if !is_skipped(name, &error) {
+        return Err(failed(name, &error, None));
+    }
+    // A metadata service that is there and busy. It is not worth the whole budget: what answers may be none.
+    let last = heard.take();
+    let busy = matches!(last, Some(Last::Refused { status: 429 | 500.., .. }));
+    match busy {
+        true => Err(failed(name, &error, last).with_retry(Retry::Brief)),
+        false => Ok(Err(error)),
+    }
+}
+
 /// Takes on the role with the chosen credentials. Once, at once: a role that cannot be had must not be found out later.
-pub(super) async fn assume(role: &RoleSettings, base: Chosen, sts: &SdkConfig, events: &Events) -> Result<Chosen> {
+pub(super) async fn assume(
+    role: &RoleSettings,
+    base: Chosen,
+    sts: &SdkConfig,
+    retry: &RetryBudget,
+    events: &Events,
+) -> Result<Chosen> {
     let session = role.session_name.as_deref().unwrap_or(DEFAULT_SESSION);
     let mut builder = AssumeRoleProvider::builder(&role.arn).session_name(session).configure(sts);
     if let Some(id) = &role.external_id {
@@ -130,15 +171,18 @@ pub(super) async fn assume(role: &RoleSettings, base: Chosen, sts: &SdkConfig, e
         builder = builder.session_length(duration);
     }
     let provider = SharedCredentialsProvider::new(builder.build_from_provider(base.provider).await);
-    let provider = Announced::over(provider, events);
-    match provider.provide_credentials().await {
-        Ok(first) => Ok(Chosen {
-            description: format!("role {} (assumed with {})", role.arn, base.description),
-            skipped: base.skipped,
-            provider: SharedCredentialsProvider::new(First::new(first, provider)),
-        }),
-        Err(error) => Err(failure::role_failure(&role.arn, &base.description, &error)),
-    }
+    let provider = Announced::over(provider, events, None);
+    let first = retry
+        .run("assume role", || async {
+            let given = provider.provide_credentials().await;
+            given.map_err(|error| failure::role_failure(&role.arn, &base.description, &error))
+        })
+        .await?;
+    Ok(Chosen {
+        description: format!("role {} (assumed with {})", role.arn, base.description),
+        skipped: base.skipped,
+        provider: SharedCredentialsProvider::new(First::new(first, provider)),
+    })
 }
 
 /// Takes on the role with an identity token. Once, at once, and nothing else is tried.
@@ -149,7 +193,7 @@ pub(super) async fn assume_with_token(
 ) -> Result<Chosen> {
     let first = provider.obtain().await?;
     announce(&first, events);
-    let provider = Announced::over(SharedCredentialsProvider::new(provider), events);
+    let provider = Announced::over(SharedCredentialsProvider::new(provider), events, None);
     Ok(Chosen {
         description: format!("role {} (assumed with a token of {})", web_identity.role.arn, web_identity.origin),
         skipped: Vec::new(),
@@ -215,15 +259,33 @@ fn none_found(settings: &AwsSettings, skipped: &[String], known_profiles: &[Stri
 
 /// Tells each set of temporary credentials before anybody uses it, renewals included. Lasting keys are not told: whoever
 /// keeps them knows them.
+///
+/// A failure of one of the SDK's own sources is turned into ours here, where it is known what the service answered: a renewal in the middle
+/// of a push gets the same verdict as the first credentials.
 #[derive(Debug)]
 struct Announced {
     source: SharedCredentialsProvider,
     events: Events,
+    /// The name of the source and what its last request came to.
+    known: Option<(String, Heard)>,
 }
 
 impl Announced {
-    fn over(source: SharedCredentialsProvider, events: &Events) -> SharedCredentialsProvider {
-        SharedCredentialsProvider::new(Self { source, events: events.clone() })
+    fn over(
+        source: SharedCredentialsProvider,
+        events: &Events,
+        known: Option<(String, Heard)>,
+    ) -> SharedCredentialsProvider {
+        SharedCredentialsProvider::new(Self { source, events: events.clone(), known })
+    }
+
+    fn explained(&self, error: CredentialsError) -> CredentialsError {
+        match &self.known {
+            Some((name, heard)) if !is_skipped(name, &error) => {
+                CredentialsError::provider_error(failed(name, &error, heard.take()))
+            }
+            _ => error,
+        }
     }
 }
 
@@ -233,7 +295,8 @@ impl ProvideCredentials for Announced {
         Self: 'a,
     {
         future::ProvideCredentials::new(async {
-            let credentials = self.source.provide_credentials().await?;
+            let given = self.source.provide_credentials().await;
+            let credentials = given.map_err(|error| self.explained(error))?;
             announce(&credentials, &self.events);
             Ok(credentials)
         })
@@ -292,7 +355,6 @@ impl ProvideCredentials for First {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aws_credential_types::provider;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -313,6 +375,10 @@ mod tests {
         Source::new(name, SharedCredentialsProvider::new(Fake(answer, Arc::clone(calls))))
     }
 
+    fn budget() -> RetryBudget {
+        RetryBudget::new(Duration::from_secs(1), Events::none())
+    }
+
     fn nothing() -> provider::Result {
         Err(CredentialsError::not_loaded("nothing here"))
     }
@@ -330,7 +396,7 @@ mod tests {
         let calls = Arc::default();
         let settings = AwsSettings::default();
         let sources = vec![source("profile files", &calls, nothing), source("web identity", &calls, keys)];
-        let chosen = choose(sources, &settings, &[], &Events::none()).await.unwrap();
+        let chosen = choose(sources, &settings, &[], &budget(), &Events::none()).await.unwrap();
         assert_eq!(chosen.description, "web identity (key …MPLE)");
         assert_eq!(chosen.skipped, ["profile files: nothing here"]);
         assert!(!format!("{chosen:?}").contains("geheim"));
@@ -348,7 +414,7 @@ mod tests {
             source("profile files", &calls, broken),
             source("instance metadata", &unused, keys),
         ];
-        let error = choose(sources, &AwsSettings::default(), &[], &Events::none()).await.unwrap_err();
+        let error = choose(sources, &AwsSettings::default(), &[], &budget(), &Events::none()).await.unwrap_err();
         assert_eq!(error.side(), Side::Credentials);
         assert!(error.message().contains("profile files"), "{error}");
         assert!(error.message().contains("the file is damaged"), "{error}");
@@ -361,7 +427,7 @@ mod tests {
         let calls = Arc::default();
         let sources = ["environment", "profile files", "web identity", "container", "instance metadata"]
             .map(|name| source(name, &calls, nothing));
-        let error = choose(sources.into(), &AwsSettings::default(), &[], &Events::none()).await.unwrap_err();
+        let error = choose(sources.into(), &AwsSettings::default(), &[], &budget(), &Events::none()).await.unwrap_err();
         assert_eq!(error.hints().len(), 6);
         assert!(error.hints()[5].starts_with("skipped instance metadata: nothing here"));
     }
@@ -371,11 +437,12 @@ mod tests {
         let settings = AwsSettings { profile: Some("prod".into()), ..AwsSettings::default() };
         let calls = Arc::default();
         let sources = || vec![source("profile `prod`", &calls, nothing)];
-        let error =
-            choose(sources(), &settings, &["default".into(), "production".into()], &Events::none()).await.unwrap_err();
+        let error = choose(sources(), &settings, &["default".into(), "production".into()], &budget(), &Events::none())
+            .await
+            .unwrap_err();
         assert_eq!(error.message(), "there is no profile `prod`");
         assert_eq!(error.hints(), ["the profiles here are: default, production"]);
-        let error = choose(sources(), &settings, &["prod".into()], &Events::none()).await.unwrap_err();
+        let error = choose(sources(), &settings, &["prod".into()], &budget(), &Events::none()).await.unwrap_err();
         assert!(error.message().contains("gives no credentials"));
     }
 }

@@ -14,23 +14,19 @@ use aws_smithy_runtime_api::client::retries::classifiers::{ClassifyRetry, RetryA
 use aws_types::SdkConfig;
 use aws_types::service_config::{LoadServiceConfig, ServiceConfigKey};
 
-use super::ambient::{Ambient, time_outs};
+use super::ambient::{Ambient, attempts, time_outs};
 use super::credentials::{self, Chosen};
 use super::denial::Target;
 use super::failure::{self, Call};
 use super::hosts;
 use super::region::{self, RegionSource};
 use super::settings::{AwsSettings, check_endpoint};
-use super::web_identity::{Limits, WebIdentityProvider};
+use super::web_identity::WebIdentityProvider;
 use crate::error::{Error, Result, Retry, Side};
 use crate::events::Events;
 use crate::http::Http;
 use crate::image::{AccountId, Region, RepositoryName};
-
-/// One more, at once: that is how the SDK learns that the clock of this machine is wrong. What lasts longer is tried again by the caller,
-/// within the budget that the push has for everything.
-const ATTEMPTS: u32 = 2;
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
+use crate::retry::RetryBudget;
 
 /// Who we are is nice to know, never worth waiting for.
 const IDENTITY_LIMIT: Duration = Duration::from_secs(2);
@@ -65,8 +61,8 @@ pub struct Identity {
 
 impl EcrApi {
     /// Finds region and credentials. Speaks to nobody but the sources of these (files, metadata, an identity provider,
-    /// STS). `events` hears every secret that is received, now and later.
-    pub async fn connect(http: &Http, settings: &AwsSettings, events: &Events) -> Result<Self> {
+    /// STS), each within `retry`. `events` hears every secret that is received, now and later.
+    pub async fn connect(http: &Http, settings: &AwsSettings, retry: &RetryBudget, events: &Events) -> Result<Self> {
         settings.check()?;
         let ambient = Ambient::read(http, settings).await?;
         let endpoints = Endpoints::find(settings, &ambient)?;
@@ -77,17 +73,17 @@ impl EcrApi {
         let mut chosen = match &settings.web_identity {
             Some(web_identity) => {
                 let sts = unsigned(&shared, endpoints.sts.as_deref());
-                let provider = WebIdentityProvider::new(web_identity, http, &sts, events, Limits::default());
+                let provider = WebIdentityProvider::new(web_identity, http, &sts, retry, events);
                 credentials::assume_with_token(web_identity, provider, events).await?
             }
             None => {
                 let sources = ambient.sources(settings, &region);
-                credentials::choose(sources, settings, &ambient.profiles, events).await?
+                credentials::choose(sources, settings, &ambient.profiles, retry, events).await?
             }
         };
         if let Some(role) = &settings.role {
             let sts = for_service(&shared, endpoints.sts.as_deref(), &chosen);
-            chosen = credentials::assume(role, chosen, &sts, events).await?;
+            chosen = credentials::assume(role, chosen, &sts, retry, events).await?;
         }
         tracing::debug!(source = chosen.description, "credentials");
 
@@ -276,7 +272,7 @@ fn shared_config(ambient: &Ambient, settings: &AwsSettings, region: &Region) -> 
         .region(aws_types::region::Region::new(region.to_string()))
         .use_fips(settings.fips)
         .use_dual_stack(settings.dual_stack)
-        .retry_config(RetryConfig::standard().with_max_attempts(ATTEMPTS).with_max_backoff(LONGEST_WAIT))
+        .retry_config(attempts())
         .timeout_config(limits)
         // Our own client has time limits, and says which host broke them.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())

@@ -4,20 +4,37 @@
 //! moto answer with XML or HTML where AWS sends JSON; the code is then read from the raw body.
 
 use std::error::Error as StdError;
+use std::time::Duration;
 
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_sts::operation::assume_role::AssumeRoleError;
 use aws_sdk_sts::operation::assume_role_with_web_identity::AssumeRoleWithWebIdentityError;
 use aws_smithy_runtime_api::client::orchestrator::HttpResponse;
-use aws_smithy_runtime_api::client::result::{ConnectorError, SdkError};
+use aws_smithy_runtime_api::client::result::SdkError;
 use aws_smithy_types::error::metadata::ProvideErrorMetadata;
 
 use super::denial::{self, Target};
 use crate::child::harmless;
-use crate::error::{Error, Retry, Side};
-use crate::http::{connection_sentence, transport_error};
+use crate::error::{Error, Retry, Side, cut};
+use crate::http::{Last, Unanswered};
 use crate::text;
-use crate::text::Setting;
+use crate::text::{Setting, Text};
+
+/// The longest wait that a service is granted. The budget would end before a longer one.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// How much of a page's title is shown, in bytes.
+const TITLE: usize = 80;
+
+/// Who answers with a web page, and what to look at.
+fn page_hint() -> Text {
+    text![
+        "a proxy, gateway or login page answered in the place of AWS: check HTTPS_PROXY and NO_PROXY, whether this network wants a login, \
+         and the address, where one is given (",
+        Setting::EndpointUrl,
+        ", AWS_ENDPOINT_URL)"
+    ]
+}
 
 /// What the service said.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -26,6 +43,10 @@ pub(super) struct Answer {
     pub(super) message: Option<String>,
     pub(super) status: Option<u16>,
     pub(super) request_id: Option<String>,
+    /// The wait that it asks for.
+    retry_after: Option<Duration>,
+    /// It is a web page, with this title. No service of AWS answers so.
+    page: Option<String>,
 }
 
 impl Answer {
@@ -45,6 +66,44 @@ impl Answer {
             request_id: header("x-amzn-requestid")
                 .or_else(|| header("x-amz-request-id"))
                 .or_else(|| element(&body, "RequestId")),
+            retry_after: header("retry-after").and_then(|text| text.trim().parse().ok()).map(Duration::from_secs),
+            page: page(&body),
+        }
+    }
+
+    /// What is left of an answer that the SDK passes on in text only.
+    fn heard(status: u16, body: &[u8]) -> Self {
+        let body = String::from_utf8_lossy(body);
+        Self {
+            code: code_in_body(&body),
+            message: message_in_body(&body),
+            status: Some(status),
+            request_id: element(&body, "RequestId"),
+            retry_after: None,
+            page: page(&body),
+        }
+    }
+
+    /// The verdict: the code decides, then the status.
+    fn verdict(&self) -> Retry {
+        let code = self.code.as_deref().unwrap_or_default();
+        let status = self.status.unwrap_or_default();
+        match verdict(code, status, self.message.as_deref().unwrap_or_default()) {
+            // It may be gone in a moment, with whoever put it there.
+            Retry::Never if self.page.is_some() && (200..300).contains(&status) => Retry::Brief,
+            verdict => verdict,
+        }
+    }
+
+    /// What `who` said, in few words. `None` if nothing.
+    fn said(&self, who: &str) -> Option<String> {
+        let status = self.status?;
+        match (&self.message, &self.page, &self.code) {
+            (Some(text), ..) => Some(text.clone()),
+            (None, Some(title), _) if title.is_empty() => Some(format!("{who} answered {status} with a web page")),
+            (None, Some(title), _) => Some(format!("{who} answered {status} with a web page titled \"{title}\"")),
+            (None, None, Some(code)) => Some(code.clone()),
+            (None, None, None) => None,
         }
     }
 
@@ -57,6 +116,12 @@ impl Answer {
         }
         if let Some(id) = self.request_id {
             error = error.with_request_id(id);
+        }
+        if let Some(wait) = self.retry_after {
+            error = error.with_retry_after(wait.min(LONGEST_WAIT));
+        }
+        if self.page.is_some() {
+            error = error.with_hint(page_hint());
         }
         error
     }
@@ -102,14 +167,18 @@ fn answered(call: &Call<'_>, answer: Answer) -> Error {
         return answer.add_to(denial::denial_error(call.operation, &text, &call.target));
     }
     let status = answer.status.unwrap_or_default();
-    let retry = verdict(&code, status);
-    let message = match (code.is_empty(), text.is_empty()) {
-        (_, false) => format!("{} failed: {text}", call.operation),
-        (false, true) => format!("{} failed with {code}", call.operation),
-        (true, true) => format!("{} failed with HTTP status {status} and no reason", call.operation),
+    let retry = answer.verdict();
+    let message = match (code.is_empty(), text.is_empty(), &answer.page) {
+        (_, false, _) => format!("{} failed: {text}", call.operation),
+        (_, true, Some(_)) => {
+            let said = answer.said(&call.service).unwrap_or_default();
+            format!("{said} to {}", call.operation)
+        }
+        (false, true, None) => format!("{} failed with {code}", call.operation),
+        (true, true, None) => format!("{} failed with HTTP status {status} and no reason", call.operation),
     };
     let mut error = Error::new(Side::Destination, call.operation, message).with_retry(retry);
-    if code.is_empty() && status == 403 {
+    if code.is_empty() && status == 403 && answer.page.is_none() {
         error = error.with_hint("AWS always says why: a proxy or firewall may have answered in its place");
     }
     answer.add_to(error)
@@ -122,13 +191,19 @@ fn is_denial(code: &str, status: Option<u16>) -> bool {
     }
 }
 
-fn verdict(code: &str, status: u16) -> Retry {
-    if is_throttling(code) || status == 429 {
+fn verdict(code: &str, status: u16, text: &str) -> Retry {
+    if is_throttling(code) || status == 429 || (code.is_empty() && is_throttling_text(text)) {
         return Retry::Throttled;
     }
     let passing = matches!(
         code,
-        "ServerException" | "ServiceUnavailable" | "InternalFailure" | "InternalServerError" | "RequestTimeout"
+        "ServerException"
+            | "ServiceUnavailable"
+            | "InternalFailure"
+            | "InternalServerError"
+            | "RequestTimeout"
+            // STS could not reach the identity provider: a 400 that its documentation says to try again.
+            | "IDPCommunicationError"
     );
     if passing || status >= 500 || (code.is_empty() && status == 408) {
         return Retry::Backoff;
@@ -153,48 +228,54 @@ pub(super) fn is_throttling(code: &str) -> bool {
     )
 }
 
+/// The sentence by which AWS throttles, on whatever status and with whatever code a gateway leaves of it (ecr-facts 3).
+pub(crate) fn is_throttling_text(text: &str) -> bool {
+    text.trim().trim_end_matches('.').eq_ignore_ascii_case("Rate exceeded")
+}
+
 fn unanswered(call: &Call<'_>, error: &(dyn StdError + 'static)) -> Error {
     if let Some(found) = find::<CredentialsError>(error) {
-        return credentials_failure(call.operation, call.credentials, found);
+        return credentials_failure(call.operation, call.credentials, found, None);
     }
-    match find::<reqwest::Error>(error).map(|found| (found, found.url())) {
-        Some((found, Some(url))) => return transport_error(Side::Destination, call.operation, found, url),
-        // The body of an answer knows of no address.
-        Some((found, None)) => return broken_off(Side::Destination, call.operation, found),
-        None => {}
-    }
-    // Our adapter's own time limit; its text names the host.
-    if find::<ConnectorError>(error).is_some_and(ConnectorError::is_timeout) {
-        return Error::new(Side::Destination, call.operation, reason(error)).with_retry(Retry::Backoff);
+    if let Some(Unanswered(own)) = find(error) {
+        return own.clone().stamped(Side::Destination, call.operation);
     }
     Error::new(Side::Destination, call.operation, format!("{} failed: {}", call.operation, reason(error)))
 }
 
-/// An answer that ended before its end.
-fn broken_off(side: Side, operation: &str, error: &reqwest::Error) -> Error {
-    let text = format!("the answer to {operation} broke off: {}", reason(error));
-    Error::new(side, operation, text).with_retry(Retry::Backoff)
-}
-
-/// A source of credentials that has some but fails to give them.
-pub(super) fn credentials_failure(operation: &str, source: &str, error: &CredentialsError) -> Error {
+/// A source of credentials that has some but fails to give them. `last` is what its last request came to.
+pub(super) fn credentials_failure(
+    operation: &str,
+    source: &str,
+    error: &CredentialsError,
+    last: Option<Last>,
+) -> Error {
     if let Some(own) = find::<Error>(error) {
         return own.clone();
     }
-    let answer = sts_answer(error);
+    let sentence = |text: &str| format!("the credentials from {source} cannot be used: {text}");
+    let heard = match (find::<Unanswered>(error), last) {
+        (Some(Unanswered(own)), _) => return in_context(own, operation, sentence),
+        (None, Some(Last::Unanswered(own))) => return in_context(&own, operation, sentence),
+        (None, Some(Last::Refused { status, body })) => Answer::heard(status, &body),
+        (None, None) => Answer::default(),
+    };
+    let answer = sts_answer(error).unwrap_or(heard);
     let code = answer.code.clone().unwrap_or_default();
-    let text = answer.message.clone().unwrap_or_else(|| without_output(&reason(error)));
+    let text = answer.said("its service").unwrap_or_else(|| without_output(&reason(error)));
     if let Some(error) = denial::credential_error(operation, &code, &text, source) {
         return answer.add_to(error);
     }
     let retry = match error {
         CredentialsError::ProviderTimedOut(_) => Retry::Backoff,
-        _ => verdict(&code, answer.status.unwrap_or_default()),
+        _ => answer.verdict(),
     };
-    let error =
-        Error::new(Side::Credentials, operation, format!("the credentials from {source} cannot be used: {text}"))
-            .with_retry(retry);
-    answer.add_to(error)
+    answer.add_to(Error::new(Side::Credentials, operation, sentence(&text)).with_retry(retry))
+}
+
+/// A request that nobody answered, in the sentence of the one who made it.
+fn in_context(unanswered: &Error, operation: &str, sentence: impl Fn(&str) -> String) -> Error {
+    unanswered.clone().stamped(Side::Credentials, operation).reworded(sentence(unanswered.message()))
 }
 
 /// The SDK's words without the whole standard error of a credential process, of which the last line is kept: a script may print anything.
@@ -212,15 +293,17 @@ pub(super) fn role_failure(role: &str, base: &str, error: &CredentialsError) -> 
     if let Some(own) = find::<Error>(error) {
         return own.clone();
     }
-    let answer = sts_answer(error);
+    let sentence = |text: &str| format!("the role {role} cannot be assumed with {base}: {text}");
+    if let Some(Unanswered(own)) = find(error) {
+        return in_context(own, OPERATION, sentence);
+    }
+    let answer = sts_answer(error).unwrap_or_default();
     let code = answer.code.clone().unwrap_or_default();
-    let text = answer.message.clone().unwrap_or_else(|| reason(error));
+    let text = answer.said("STS").unwrap_or_else(|| reason(error));
     if let Some(error) = denial::credential_error(OPERATION, &code, &text, base) {
         return answer.add_to(error);
     }
-    let mut built =
-        Error::new(Side::Credentials, OPERATION, format!("the role {role} cannot be assumed with {base}: {text}"))
-            .with_retry(verdict(&code, answer.status.unwrap_or_default()));
+    let mut built = Error::new(Side::Credentials, OPERATION, sentence(&text)).with_retry(answer.verdict());
     if code.starts_with("AccessDenied") {
         built = built.with_hint(
             "both sides must allow it: the caller's policy needs sts:AssumeRole on the role, and the role's trust policy \
@@ -243,28 +326,18 @@ pub(super) fn web_identity_failure(
     shown: impl Fn(&str) -> String,
 ) -> Error {
     if error.raw_response().is_none() {
-        match find::<reqwest::Error>(error).map(|found| (found, found.url())) {
-            Some((found, Some(url))) => return transport_error(Side::Credentials, operation, found, url),
-            Some((found, None)) => return broken_off(Side::Credentials, operation, found),
-            None => {}
+        if let Some(Unanswered(own)) = find(error) {
+            return own.clone().stamped(Side::Credentials, operation);
         }
-        let late = matches!(error, SdkError::TimeoutError(_))
-            || find::<ConnectorError>(error).is_some_and(ConnectorError::is_timeout);
-        let retry = if late { Retry::Backoff } else { Retry::Never };
+        let retry = if matches!(error, SdkError::TimeoutError(_)) { Retry::Backoff } else { Retry::Never };
         let message = format!("STS could not be asked for the role {role}: {}", reason(error));
         return Error::new(Side::Credentials, operation, message).with_retry(retry);
     }
     let answer = Answer::of(error);
     let code = answer.code.clone().unwrap_or_default();
     let status = answer.status.unwrap_or_default();
-    let text = match (answer.message.as_deref(), code.as_str()) {
-        (Some(text), _) => shown(text),
-        (None, "") => format!("STS answered {status}"),
-        (None, code) => shown(code),
-    };
-    // STS could not reach the identity provider: a 400 that its documentation says to try again.
-    let passing = code == "IDPCommunicationError" || status == 408;
-    let retry = if passing { Retry::Backoff } else { verdict(&code, status) };
+    let text = answer.said("STS").map_or_else(|| format!("STS answered {status}"), |text| shown(&text));
+    let retry = if status == 408 { Retry::Backoff } else { answer.verdict() };
     let message = format!("the role {role} cannot be assumed with the token of {origin}: {text}");
     let mut built = Error::new(Side::Credentials, operation, message).with_retry(retry);
     if (300..400).contains(&status) {
@@ -281,11 +354,11 @@ pub(super) fn web_identity_failure(
 }
 
 /// What STS said, if that is the cause.
-fn sts_answer(error: &CredentialsError) -> Answer {
+fn sts_answer(error: &CredentialsError) -> Option<Answer> {
     if let Some(found) = find::<SdkError<AssumeRoleError, HttpResponse>>(error) {
-        return Answer::of(found);
+        return Some(Answer::of(found));
     }
-    find::<SdkError<AssumeRoleWithWebIdentityError, HttpResponse>>(error).map(Answer::of).unwrap_or_default()
+    find::<SdkError<AssumeRoleWithWebIdentityError, HttpResponse>>(error).map(Answer::of)
 }
 
 fn chain<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
@@ -298,10 +371,8 @@ fn find<'a, T: StdError + 'static>(error: &'a (dyn StdError + 'static)) -> Optio
 
 /// The cause in few words: a connection's own sentence, else the innermost text.
 pub(super) fn reason(error: &(dyn StdError + 'static)) -> String {
-    if let Some(found) = find::<reqwest::Error>(error)
-        && let Some(url) = found.url()
-    {
-        return connection_sentence(found, url).0;
+    if let Some(Unanswered(own)) = find(error) {
+        return own.message().to_string();
     }
     chain(error).last().unwrap_or(error).to_string()
 }
@@ -325,6 +396,18 @@ fn message_in_body(body: &str) -> Option<String> {
 
 fn text_of(json: &serde_json::Value, keys: &[&str]) -> Option<String> {
     keys.iter().find_map(|key| json.get(key)?.as_str()).map(str::to_owned)
+}
+
+/// The title of a web page, which may have none. `None` for anything else.
+fn page(body: &str) -> Option<String> {
+    let start = cut(body.trim_start(), 1024).to_ascii_lowercase();
+    if !start.starts_with("<!doctype html") && !start.starts_with("<html") {
+        return None;
+    }
+    let lower = body.to_ascii_lowercase();
+    let title = lower.find("<title>").and_then(|at| body.get(at + "<title>".len()..)?.split('<').next());
+    let plain: String = title.unwrap_or_default().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    Some(cut(&plain.split_whitespace().collect::<Vec<_>>().join(" "), TITLE).replace('"', "'"))
 }
 
 /// The text of the first such element. Enough for AWS's flat error documents; no reason for an XML parser.
@@ -369,11 +452,27 @@ mod tests {
 
     #[test]
     fn the_code_decides_before_the_status() {
-        assert_eq!(verdict("ThrottlingException", 400), Retry::Throttled);
-        assert_eq!(verdict("ThrottleException", 400), Retry::Throttled);
-        assert_eq!(verdict("", 429), Retry::Throttled);
-        assert_eq!(verdict("ServerException", 400), Retry::Backoff);
-        assert_eq!(verdict("", 502), Retry::Backoff);
-        assert_eq!(verdict("RepositoryNotFoundException", 400), Retry::Never);
+        assert_eq!(verdict("ThrottlingException", 400, ""), Retry::Throttled);
+        assert_eq!(verdict("ThrottleException", 400, ""), Retry::Throttled);
+        assert_eq!(verdict("", 429, ""), Retry::Throttled);
+        assert_eq!(verdict("", 400, "Rate exceeded"), Retry::Throttled);
+        assert_eq!(verdict("ServerException", 400, ""), Retry::Backoff);
+        assert_eq!(verdict("", 502, ""), Retry::Backoff);
+        assert_eq!(verdict("RepositoryNotFoundException", 400, ""), Retry::Never);
+        assert_eq!(verdict("ValidationError", 400, "Rate exceeded"), Retry::Never);
+    }
+
+    #[test]
+    fn a_web_page_is_known_by_its_start_and_named_by_its_title() {
+        for (body, title) in [
+            ("<!DOCTYPE html>\n<html><head><TITLE> Sign\n in \"here\" </TITLE>", Some("Sign in 'here'")),
+            ("  <html><body>no title</body></html>", Some("")),
+            ("<html", Some("")),
+            ("<?xml version=\"1.0\"?><Error><title>x</title></Error>", None),
+            ("{}", None),
+            ("", None),
+        ] {
+            assert_eq!(page(body).as_deref(), title, "{body}");
+        }
     }
 }

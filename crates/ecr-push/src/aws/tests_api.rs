@@ -13,6 +13,7 @@ use crate::error::{Retry, Side};
 use crate::events::{Event, Events};
 use crate::http::{Http, HttpSettings};
 use crate::image::{Digest, RepositoryName};
+use crate::retry::RetryBudget;
 
 fn settings(server: &Server) -> AwsSettings {
     AwsSettings {
@@ -31,7 +32,11 @@ fn settings(server: &Server) -> AwsSettings {
 
 async fn api(server: &Server) -> EcrApi {
     let http = Http::new(&HttpSettings::default()).unwrap();
-    EcrApi::connect(&http, &settings(server), &Events::none()).await.unwrap()
+    EcrApi::connect(&http, &settings(server), &budget(), &Events::none()).await.unwrap()
+}
+
+fn budget() -> RetryBudget {
+    RetryBudget::new(std::time::Duration::from_secs(1), Events::none())
 }
 
 fn json(status: u16, body: &str) -> (u16, String, String) {
@@ -89,7 +94,7 @@ async fn the_token_and_its_password_are_told_before_anything_is_done_with_them()
         let server = serve(move |_| json(200, &body)).await;
         let (events, heard) = secrets();
         let http = Http::new(&HttpSettings::default()).unwrap();
-        let api = EcrApi::connect(&http, &settings(&server), &events).await.unwrap();
+        let api = EcrApi::connect(&http, &settings(&server), &budget(), &events).await.unwrap();
         assert!(heard.lock().unwrap().is_empty(), "the caller knows the keys it gave");
         for _ in 0..2 {
             assert_eq!(api.token(None).await.is_ok(), ok);
@@ -187,6 +192,30 @@ async fn a_denial_names_the_action_in_json_and_xml() {
 }
 
 #[tokio::test]
+async fn a_login_page_is_named_as_one_whatever_its_status() {
+    let page = "<!doctype html><html><head><title>Sign in to Guest WiFi</title></head></html>";
+    for (status, retry) in [(200, Retry::Brief), (403, Retry::Never), (302, Retry::Never), (503, Retry::Backoff)] {
+        let server = serve(move |_| (status, "content-type: text/html\r\n".into(), page.into())).await;
+        let host = server.url.trim_start_matches("http://").to_owned();
+        let error = api(&server).await.token(None).await.unwrap_err();
+        let said = format!("{host} answered {status} with a web page titled \"Sign in to Guest WiFi\"");
+        assert_eq!(error.message(), format!("{said} to ecr:GetAuthorizationToken"));
+        assert_eq!((error.status(), error.retry(), error.hints().len()), (Some(status), retry, 1), "{error:?}");
+        assert!(error.hints()[0].contains("login page"), "{:?}", error.hints());
+
+        // The same of STS, for a role.
+        let mut settings = settings(&server);
+        settings.role =
+            Some(RoleSettings { arn: "arn:aws:iam::123456789012:role/x".into(), ..RoleSettings::default() });
+        let http = Http::new(&HttpSettings::default()).unwrap();
+        let none = RetryBudget::new(std::time::Duration::ZERO, Events::none());
+        let error = EcrApi::connect(&http, &settings, &none, &Events::none()).await.unwrap_err();
+        assert!(error.message().ends_with(&said.replace(&host, "STS")), "{error}");
+        assert!(error.hints()[0].contains("login page"), "{:?}", error.hints());
+    }
+}
+
+#[tokio::test]
 async fn throttling_is_told_for_the_budget_to_wait() {
     let (error, seen) = token_error(400, r#"{"__type":"ThrottleException","message":"Rate exceeded"}"#).await;
     assert_eq!(error.retry(), Retry::Throttled);
@@ -261,7 +290,7 @@ async fn who_we_are_is_asked_of_sts_and_never_waits_long() {
     let mut settings = settings(&server);
     settings.endpoint_url_sts = Some(format!("http://{}", deaf.local_addr().unwrap()));
     let http = Http::new(&HttpSettings::default()).unwrap();
-    let api = EcrApi::connect(&http, &settings, &Events::none()).await.unwrap();
+    let api = EcrApi::connect(&http, &settings, &budget(), &Events::none()).await.unwrap();
     let started = std::time::Instant::now();
     assert!(api.caller_identity().await.is_err());
     assert!(started.elapsed().as_millis() < 2500);
@@ -276,7 +305,8 @@ async fn an_endpoint_that_is_not_there_is_told_by_its_host() {
     let mut settings = settings(&server);
     settings.endpoint_url = Some(format!("http://{address}"));
     let http = Http::new(&HttpSettings::default()).unwrap();
-    let error = EcrApi::connect(&http, &settings, &Events::none()).await.unwrap().token(None).await.unwrap_err();
+    let api = EcrApi::connect(&http, &settings, &budget(), &Events::none()).await.unwrap();
+    let error = api.token(None).await.unwrap_err();
     assert_eq!(error.message(), format!("{address} refused the connection"));
 }
 
@@ -299,7 +329,7 @@ async fn a_role_is_taken_on_and_its_refusal_never_falls_through() {
     };
     settings.role = Some(role.clone());
     let (events, heard) = secrets();
-    let api = EcrApi::connect(&http, &settings, &events).await.unwrap();
+    let api = EcrApi::connect(&http, &settings, &budget(), &events).await.unwrap();
     assert_eq!(*heard.lock().unwrap(), ["ASIAROLE1234", "s", "t"]);
     assert_eq!(
         api.credential_source(),
@@ -314,7 +344,7 @@ async fn a_role_is_taken_on_and_its_refusal_never_falls_through() {
 
     role.external_id = None;
     settings.role = Some(role);
-    let error = EcrApi::connect(&http, &settings, &Events::none()).await.unwrap_err();
+    let error = EcrApi::connect(&http, &settings, &budget(), &Events::none()).await.unwrap_err();
     assert_eq!((error.side(), error.code(), error.request_id()), (Side::Credentials, Some("AccessDenied"), Some("r9")));
     assert!(error.message().starts_with("the role arn:aws:iam::123456789012:role/push cannot be assumed"), "{error}");
     assert!(error.hints()[0].contains("trust policy"));

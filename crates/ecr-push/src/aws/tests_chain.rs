@@ -8,6 +8,7 @@ use super::test_server::serve;
 use super::*;
 use crate::events::Events;
 use crate::http::{Http, HttpSettings};
+use crate::retry::RetryBudget;
 
 const JSON_KEYS: &str = r#"{"Code":"Success","LastUpdated":"2026-01-01T00:00:00Z","Type":"AWS-HMAC","AccessKeyId":"ASIACONT1234","SecretAccessKey":"s","Token":"t","Expiration":"2100-01-01T00:00:00Z"}"#;
 
@@ -22,7 +23,8 @@ async fn child() {
         ..AwsSettings::default()
     };
     let http = Http::new(&HttpSettings::default()).unwrap();
-    match EcrApi::connect(&http, &settings, &Events::none()).await {
+    let budget = RetryBudget::new(Duration::from_secs(1), Events::none());
+    match EcrApi::connect(&http, &settings, &budget, &Events::none()).await {
         Ok(api) => println!(
             "RESULT {} in {} from {} override={}",
             api.credential_source(),
@@ -118,6 +120,25 @@ async fn an_instance_gives_region_and_credentials_by_version_2_only() {
     .await;
     let result = run(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &server.url)]).await;
     assert_eq!(result, "instance metadata (key …1234) in eu-west-1 from instance metadata override=false");
+}
+
+#[tokio::test]
+async fn a_metadata_service_that_is_busy_for_a_moment_is_asked_again() {
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    let server = serve(move |seen| {
+        let none = String::new;
+        let busy = asked.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 3;
+        match seen.line().split(' ').nth(1).unwrap() {
+            _ if busy => (503, none(), none()),
+            "/latest/api/token" => (200, "x-aws-ec2-metadata-token-ttl-seconds: 21600\r\n".into(), "the-token".into()),
+            "/latest/meta-data/iam/security-credentials/" => (200, none(), "push-role".into()),
+            "/latest/meta-data/iam/security-credentials/push-role" => (200, none(), JSON_KEYS.into()),
+            _ => (404, none(), none()),
+        }
+    })
+    .await;
+    let result = run(&[("AWS_EC2_METADATA_SERVICE_ENDPOINT", &server.url), ("TEST_REGION", "us-east-1")]).await;
+    assert!(result.starts_with("instance metadata (key …1234)"), "{result}");
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! A role taken on with the token of an identity provider, as CI systems have one: get a token, show it to STS.
 //!
-//! Unlike the SDK's own provider, which reads the token from a file: the token is asked for, its claims are told, both
-//! calls share one budget of time, and a refusal says what the role's trust policy would have to allow.
+//! Unlike the SDK's own provider, which reads the token from a file: the token is asked for, its claims are told, and a refusal says what
+//! the role's trust policy would have to allow.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,8 @@ use super::failure;
 use super::settings::{IdentityToken, TokenMethod, TokenRequest, WebIdentity};
 use crate::error::{Error, Result, Retry, Side};
 use crate::events::{Event, Events};
-use crate::http::{Http, transport_error};
+use crate::http::Http;
+use crate::retry::RetryBudget;
 
 const REQUEST: &str = "request identity token";
 const EXCHANGE: &str = "sts:AssumeRoleWithWebIdentity";
@@ -33,59 +34,45 @@ const EXCHANGE: &str = "sts:AssumeRoleWithWebIdentity";
 const LARGEST_ANSWER: usize = 1 << 20;
 /// How much of a text from elsewhere is shown.
 const LONGEST_TEXT: usize = 300;
-/// How often a failure that will most likely stay is tried again.
-const BRIEF: u32 = 3;
-
-/// How long it may take.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    /// Both calls together, with all waits.
-    pub(super) budget: Duration,
-    /// One try of one of them.
-    pub(super) one_try: Duration,
-    /// The wait after the first failure; each further one is twice as long.
-    pub(super) first_wait: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { budget: Duration::from_secs(60), one_try: Duration::from_secs(20), first_wait: Duration::from_secs(1) }
-    }
-}
+/// How long one request for a token may take.
+const ONE_TRY: Duration = Duration::from_secs(20);
+/// The longest wait that an identity provider is granted. The budget would end before a longer one.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Gives the role's credentials; each time with a new token, if tokens can be asked for.
 pub(super) struct WebIdentityProvider {
     settings: WebIdentity,
     http: Http,
     sts: aws_sdk_sts::Client,
+    retry: RetryBudget,
     events: Events,
-    limits: Limits,
     told: AtomicBool,
 }
 
 impl WebIdentityProvider {
     /// `sts` has neither credentials (the call is not signed) nor retries (they are made here).
-    pub(super) fn new(settings: &WebIdentity, http: &Http, sts: &SdkConfig, events: &Events, limits: Limits) -> Self {
+    pub(super) fn new(
+        settings: &WebIdentity,
+        http: &Http,
+        sts: &SdkConfig,
+        retry: &RetryBudget,
+        events: &Events,
+    ) -> Self {
         Self {
             settings: settings.clone(),
             http: http.clone(),
             sts: aws_sdk_sts::Client::new(sts),
+            retry: retry.clone(),
             events: events.clone(),
-            limits,
             told: AtomicBool::new(false),
         }
     }
 
-    /// Token and exchange, within the budget.
+    /// Token and exchange, each tried again within the budget. One token is enough for all tries of the exchange.
     pub(super) async fn obtain(&self) -> Result<Credentials> {
-        let deadline = Instant::now() + self.limits.budget;
         let token = match &self.settings.token {
             IdentityToken::Text(token) => token.expose_secret().trim().into(),
-            IdentityToken::Request(request) => {
-                let url = Url::parse(&request.url).ok();
-                let host = url.as_ref().and_then(Url::host_str).unwrap_or("the identity provider");
-                self.within(REQUEST, host, deadline, || self.request(request)).await?
-            }
+            IdentityToken::Request(request) => self.retry.run(REQUEST, || self.request(request)).await?,
         };
         self.events.emit(Event::Secret(SecretString::clone(&token)));
         let claims = Claims::of(token.expose_secret());
@@ -95,48 +82,7 @@ impl WebIdentityProvider {
                 None => "identity token: not a JWT, so its issuer, audience and subject cannot be told".to_owned(),
             });
         }
-        self.within(EXCHANGE, "STS", deadline, || self.exchange(&token, claims.as_ref())).await
-    }
-
-    /// Runs `call` until it succeeds, fails for good, or the time is up.
-    async fn within<T, F>(
-        &self,
-        operation: &str,
-        whom: &str,
-        deadline: Instant,
-        mut call: impl FnMut() -> F,
-    ) -> Result<T>
-    where
-        F: Future<Output = Result<T>>,
-    {
-        let mut wait = self.limits.first_wait;
-        let mut tries = 0;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let error = match tokio::time::timeout(left.min(self.limits.one_try), call()).await {
-                Ok(Ok(value)) => return Ok(value),
-                Ok(Err(error)) => error,
-                Err(_) => Error::new(Side::Credentials, operation, format!("{whom} did not answer in time"))
-                    .with_retry(Retry::Backoff),
-            };
-            tries += 1;
-            match error.retry() {
-                Retry::Backoff | Retry::Throttled => {}
-                Retry::Brief if tries <= BRIEF => {}
-                _ => return Err(error),
-            }
-            let pause = error.retry_after().unwrap_or(wait);
-            // A server may ask for a wait that no clock can hold.
-            if pause >= deadline.saturating_duration_since(Instant::now()) {
-                let seconds = self.limits.budget.as_secs();
-                return Err(error.with_hint(format!(
-                    "tried {tries} times; token and role may take {seconds} s together, and another try would take longer"
-                )));
-            }
-            self.events.emit(Event::Retrying { what: operation.to_owned(), why: error.message().clone(), wait: pause });
-            tokio::time::sleep(pause).await;
-            wait *= 2;
-        }
+        self.retry.run(EXCHANGE, || self.exchange(&token, claims.as_ref())).await
     }
 
     async fn request(&self, request: &TokenRequest) -> Result<SecretString> {
@@ -158,8 +104,10 @@ impl WebIdentityProvider {
             (None, TokenMethod::Get) => builder,
         };
         let started = Instant::now();
-        let sent = builder.send().await;
-        let answer = sent.map_err(|error| transport_error(Side::Credentials, REQUEST, &error, &url))?;
+        let limit = self.http.first_try(&url, false).unwrap_or(ONE_TRY);
+        let unanswered = |error: reqwest::Error| self.http.unanswered(Side::Credentials, REQUEST, &error, &url);
+        let answer = builder.timeout(limit).send().await.map_err(unanswered)?;
+        self.http.note_answer(&url);
         let status = answer.status();
         tracing::debug!(
             target: "ecr_push::aws",
@@ -171,7 +119,7 @@ impl WebIdentityProvider {
             "call"
         );
         let retry_after = answer.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        let body = read(answer).await.map_err(|error| transport_error(Side::Credentials, REQUEST, &error, &url))?;
+        let body = read(answer).await.map_err(unanswered)?;
         let mut json = serde_json::from_slice::<serde_json::Value>(&body).ok();
         let host = url.host_str().unwrap_or("the identity provider");
         if status.is_success() {
@@ -186,7 +134,7 @@ impl WebIdentityProvider {
         }
         let error = refused(host, status, json.as_ref(), &Secrets::of(request, &url));
         Err(match retry_after {
-            Some(seconds) => error.with_retry_after(Duration::from_secs(seconds)),
+            Some(seconds) => error.with_retry_after(Duration::from_secs(seconds).min(LONGEST_WAIT)),
             None => error,
         })
     }

@@ -24,7 +24,7 @@ pub fn transport_error(side: Side, operation: impl Into<String>, error: &reqwest
 }
 
 /// The sentence, the verdict, and a hint.
-pub(crate) fn connection_sentence(error: &reqwest::Error, url: &Url) -> (String, Retry, Option<Text>) {
+fn connection_sentence(error: &reqwest::Error, url: &Url) -> (String, Retry, Option<Text>) {
     let host = shown_host(url);
     let text = innermost(error);
     // hyper-util's tunnel error, whose type is not public: the proxy itself could not be reached.

@@ -6,6 +6,7 @@
 mod call_log;
 mod certificates;
 mod connect_to;
+mod contact;
 mod error;
 mod proxy;
 mod resolver;
@@ -23,13 +24,13 @@ use crate::error::{Error, Result, Side};
 use crate::host::{self, Place};
 use crate::text;
 use crate::text::Setting;
+use contact::Contacts;
 
 pub use connect_to::ConnectTo;
 pub use error::transport_error;
 pub use proxy::ProxySettings;
 
-pub(crate) use error::connection_sentence;
-pub(crate) use smithy::Names;
+pub(crate) use smithy::{Heard, Last, Names, Unanswered};
 
 /// Name resolution, TCP and TLS together.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -63,6 +64,7 @@ pub struct HttpSettings {
 #[derive(Clone)]
 pub struct Http {
     shared: Arc<Shared>,
+    contacts: Arc<Contacts>,
 }
 
 struct Shared {
@@ -107,15 +109,31 @@ impl Http {
             // A certificate that cannot be used is found now, before anything is done.
             client.get_or_init(|| recipe.build(CONNECT_TIMEOUT)).as_ref().map_err(Clone::clone)?;
         }
-        Ok(Self {
-            shared: Arc::new(Shared {
-                recipe,
-                client,
-                plain,
-                by_connect_timeout: Mutex::default(),
-                looked_up: tokio::sync::Mutex::default(),
-            }),
-        })
+        let looked_up = tokio::sync::Mutex::default();
+        let shared = Shared { recipe, client, plain, by_connect_timeout: Mutex::default(), looked_up };
+        Ok(Self { shared: Arc::new(shared), contacts: Arc::new(Contacts::new(Duration::MAX)) })
+    }
+
+    /// The same client for a push that may go on trying for `budget`: a host that has never answered is not tried for longer.
+    #[must_use]
+    pub fn with_budget(self, budget: Duration) -> Self {
+        Self { contacts: Arc::new(Contacts::new(budget)), ..self }
+    }
+
+    /// How long the next request to the host of `url` may take, while that host has never answered. `at_once` gives it all the time that
+    /// is left for a first contact.
+    pub(crate) fn first_try(&self, url: &url::Url, at_once: bool) -> Option<Duration> {
+        self.contacts.time_for(url, at_once)
+    }
+
+    /// Notes that the host of `url` has answered.
+    pub(crate) fn note_answer(&self, url: &url::Url) {
+        self.contacts.note_answer(url);
+    }
+
+    /// One clear sentence for a request that got no whole answer, with a verdict by what is known of the host.
+    pub(crate) fn unanswered(&self, side: Side, operation: &str, error: &reqwest::Error, url: &url::Url) -> Error {
+        self.contacts.judged(transport_error(side, operation, error, url), error.is_connect(), url)
     }
 
     /// The client itself. It has no total time-out, because uploads are long: callers set one per request.
@@ -180,7 +198,12 @@ impl Http {
 
     /// The same client as the AWS SDK wants it.
     pub fn smithy(&self) -> SharedHttpClient {
-        SharedHttpClient::new(smithy::Adapter::new(self.clone()))
+        self.smithy_heard(&Heard::default())
+    }
+
+    /// The same, which keeps what the last request came to: the SDK's sources of credentials pass it on in text only.
+    pub(crate) fn smithy_heard(&self, heard: &Heard) -> SharedHttpClient {
+        SharedHttpClient::new(smithy::Adapter::new(self.clone(), heard.clone()))
     }
 
     fn with_connect_timeout(&self, timeout: Option<Duration>) -> Result<reqwest::Client> {

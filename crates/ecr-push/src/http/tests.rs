@@ -270,7 +270,7 @@ async fn the_sdk_adapter_honours_its_time_outs() {
 
     // Accepts and never answers.
     let (_listener, address) = listen().await;
-    let connector = smithy::Adapter::new(http(HttpSettings::default())).connector(
+    let connector = smithy::Adapter::new(http(HttpSettings::default()), Heard::default()).connector(
         &HttpConnectorSettings::builder()
             .connect_timeout(Duration::from_millis(100))
             .read_timeout(Duration::from_millis(200))
@@ -279,7 +279,9 @@ async fn the_sdk_adapter_honours_its_time_outs() {
     let started = Instant::now();
     let request = HttpRequest::get(format!("http://{address}/")).unwrap();
     let error = connector.call(request).await.unwrap_err();
-    assert!(error.is_timeout(), "{error:?}");
+    let unanswered = error.into_source().downcast::<Unanswered>().unwrap().0;
+    assert_eq!(unanswered.message(), format!("{address} did not answer in time"));
+    assert_eq!(unanswered.retry(), Retry::Backoff);
     assert!(started.elapsed() < Duration::from_secs(2));
 }
 

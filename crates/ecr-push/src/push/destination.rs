@@ -22,9 +22,8 @@ use crate::retry::RetryBudget;
 /// Digests asked for in one call (ecr-facts 2.4).
 const ASK_AT_ONCE: usize = 100;
 
-/// How long the first token, and a call about the repository, is tried for. It may be an outage, and as well a wrong address or a proxy that is
-/// not there, of which a user wants to hear before the whole budget is gone; and nothing has been read by then.
-pub(super) const API: Duration = Duration::from_secs(20);
+/// How long a call about the repository is tried for: nothing has been read by then, or the push waits for a better sentence.
+const API: Duration = Duration::from_secs(20);
 
 /// How many `HEAD` requests go on at a time where there is no call that asks for many blobs.
 const HEADS: usize = 16;

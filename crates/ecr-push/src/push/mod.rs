@@ -63,7 +63,7 @@ pub(super) const RESENDS: usize = 2;
 pub async fn push(request: PushRequest, events: Events) -> Result<PushReport> {
     let started = Instant::now();
     let spool = spool::Spool::new(&request.temp_dir)?;
-    let http = Http::new(&request.http)?;
+    let http = Http::new(&request.http)?.with_budget(request.retry_budget);
     let retry = RetryBudget::new(request.retry_budget, events.clone());
     let source = open_source(&request, &events);
     let aws = AwsSettings { creates_repository: request.create_repository, ..request.aws.clone() };

@@ -7,9 +7,9 @@ use futures_util::FutureExt;
 use http::StatusCode;
 use url::Url;
 
-use super::destination::{ACTIONS, API, Destination, DestinationSpec, Ecr};
+use super::destination::{ACTIONS, Destination, DestinationSpec, Ecr};
 use crate::aws::{AwsSettings, EcrApi, PUBLIC_REGISTRY, RATES, Rate, RegistryHost, is_aws_host, registry_host};
-use crate::error::{Error, Result, Retry, Side};
+use crate::error::{Error, Result, Side};
 use crate::events::{Event, Events};
 use crate::host::Place;
 use crate::http::Http;
@@ -56,7 +56,7 @@ impl Destination {
             aws.dual_stack |= host.dual_stack;
         }
         check_endpoint_kind(&aws)?;
-        let api = EcrApi::connect(http, &aws, events).await?;
+        let api = EcrApi::connect(http, &aws, retry, events).await?;
         events.notice(text![
             format!("region {} (", api.region()),
             api.region_source(),
@@ -65,8 +65,7 @@ impl Destination {
         for skipped in api.skipped_sources() {
             events.emit(Event::Detail(format!("credentials not from {skipped}")));
         }
-        let token =
-            retry.at_most(API).run("get token", || async { lasting(api.token(registry_id.as_ref()).await) }).await?;
+        let token = retry.run("get token", || api.token(registry_id.as_ref())).await?;
         let account = registry_id.clone().or_else(|| token.account.clone());
         let region = api.region().clone();
         let base = if api.endpoint_overridden() {
@@ -162,11 +161,6 @@ fn pace_of(choose: impl Fn(&Rate) -> f64) -> Vec<(&'static str, f64)> {
         .collect()
 }
 
-/// Sources of credentials try again by themselves, each as it knows best. When they give up, the push does.
-fn lasting<T>(result: Result<T>) -> Result<T> {
-    result.map_err(|error| if error.side() == Side::Credentials { error.with_retry(Retry::Never) } else { error })
-}
-
 /// Refuses FIPS or dual-stack where the partition has no such registry, as far as the region is known without asking.
 fn check_endpoint_kind(aws: &AwsSettings) -> Result<()> {
     let region = aws.region.clone().or_else(|| aws.region_from_host.clone());
@@ -221,11 +215,16 @@ pub(super) fn checked_base_with(base: Url, plain_http: bool) -> Result<Url> {
     Ok(base)
 }
 
+/// How long a registry on this machine may take to show that it speaks plain HTTP.
+const PROBE: Duration = Duration::from_secs(5);
+
 /// True if `base` answers in plain HTTP. A server of TLS answers 400 to that, or with bytes that are no HTTP. Nothing secret is sent. Asked
 /// this way round because a TLS handshake costs more than everything else that a repeated push does.
 async fn speaks_plain_http(http: &Http, base: &Url) -> bool {
     let request = http.client_for(base).get(base.join("/v2/").unwrap_or_else(|_| base.clone()));
-    match request.timeout(Duration::from_secs(5)).send().await {
+    // A part of what the first contact may take in all.
+    let limit = http.first_try(base, false).map_or(PROBE, |first| PROBE.min(first / 2));
+    match request.timeout(limit).send().await {
         Ok(response) => response.status() != StatusCode::BAD_REQUEST && !response.status().is_redirection(),
         // Nobody there, or nobody who answers. With a port the error is the same either way, and shorter without TLS.
         Err(error) => (error.is_connect() || error.is_timeout()) && base.port().is_some(),

@@ -26,7 +26,7 @@ pub struct Verified {
 /// # Errors
 /// If anything is missing or has another digest.
 pub async fn verify(request: &PushRequest, report: &PushReport) -> Result<Verified> {
-    let http = Http::new(&request.http)?;
+    let http = Http::new(&request.http)?.with_budget(request.retry_budget);
     let none = Events::none();
     let retry = RetryBudget::new(request.retry_budget, none.clone());
     let destination =

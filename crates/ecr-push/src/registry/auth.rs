@@ -21,7 +21,7 @@ use super::failure;
 use crate::error::{Error, Result, Side};
 use crate::events::{Event, Events};
 use crate::host::Place;
-use crate::http::{Http, transport_error};
+use crate::http::Http;
 
 /// A token as it came from whoever gives tokens out.
 pub struct FetchedToken {
@@ -341,13 +341,15 @@ async fn bearer_token(
             }
         }
     };
-    let response = request.timeout(super::ANSWER).send().await;
-    let response = response.map_err(|error| transport_error(Side::Destination, operation, &error, &realm))?;
+    let limit = http.first_try(&realm, false).unwrap_or(super::ANSWER);
+    let response = request.timeout(limit).send().await;
+    let response = response.map_err(|error| http.unanswered(Side::Destination, operation, &error, &realm))?;
+    http.note_answer(&realm);
     if !response.status().is_success() {
         return Err(failure::refusal(operation, repository, response).await);
     }
     let read = super::whole(response, LARGEST_ANSWER).await;
-    let bytes = read.map_err(|error| transport_error(Side::Destination, operation, &error, &realm))?;
+    let bytes = read.map_err(|error| http.unanswered(Side::Destination, operation, &error, &realm))?;
     let bytes =
         bytes.ok_or_else(|| refused("the token server's answer is over 1 MiB; a token has a few thousand letters"))?;
     token_of(&bytes)

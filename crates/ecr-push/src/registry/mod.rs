@@ -34,7 +34,7 @@ pub(crate) use {auth::token_server, read::check_redirect};
 
 use crate::error::{Error, Result, Retry, Side};
 use crate::events::Events;
-use crate::http::{Http, transport_error};
+use crate::http::Http;
 use crate::image::{Digest, Manifest, MediaType};
 
 /// What requests are for, as errors name it and as [`Pace`] tells them apart.
@@ -66,8 +66,6 @@ pub struct Repository {
     name: String,
     auth: Auth,
     pace: Pace,
-    /// The registry has answered: its name can be resolved, and its port reached.
-    reached: Arc<AtomicBool>,
     /// A manifest was sent, and no answer came: the registry may have it.
     lost: Arc<AtomicBool>,
     link: Arc<Link>,
@@ -103,7 +101,6 @@ impl Repository {
             name: name.into(),
             auth,
             pace,
-            reached: Arc::default(),
             lost: Arc::default(),
             link: Arc::default(),
             events: events.clone(),
@@ -194,7 +191,7 @@ impl Repository {
         }
         let media_type = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let read = whole(response, MANIFEST_LIMIT).await;
-        let bytes = read.map_err(|error| transport_error(Side::Destination, operation, &error, &url))?;
+        let bytes = read.map_err(|error| self.unanswered(operation, &error))?;
         let Some(bytes) = bytes else {
             return Err(Error::new(Side::Destination, operation, format!("the manifest at {reference} is over 4 MiB")));
         };
@@ -269,7 +266,7 @@ impl Repository {
         if let Some(peer) = response.remote_addr() {
             self.link.note_peer(peer);
         }
-        self.reached.store(true, Ordering::Relaxed);
+        self.http.note_answer(&self.base);
         self.pace.answered(operation, status == StatusCode::TOO_MANY_REQUESTS);
         // Any other status may come from somebody on the way who never looked at it.
         if with && (status.is_success() || status == StatusCode::NOT_FOUND) {
@@ -277,15 +274,9 @@ impl Repository {
         }
     }
 
-    /// A request that got no answer. Where one came before, a name that cannot be resolved or a handshake that fails is an outage, and
-    /// not a wrong address or a certificate that is missing here.
+    /// A request that got no answer.
     fn unanswered(&self, operation: &str, error: &reqwest::Error) -> Error {
-        let failed_to_connect = error.is_connect();
-        let error = transport_error(Side::Destination, operation, error, &self.base);
-        match failed_to_connect && self.reached.load(Ordering::Relaxed) {
-            true => error.with_retry(Retry::Backoff),
-            false => error,
-        }
+        self.http.unanswered(Side::Destination, operation, error, &self.base)
     }
 
     /// Sends a request with authentication. A kept connection that was closed before any answer is replayed once; a
@@ -307,6 +298,10 @@ impl Repository {
                 request = request.header(header::AUTHORIZATION, credential.header);
             }
             let is_manifest = operation == PUT_MANIFEST;
+            // A manifest has to be taken in before it is answered.
+            if let Some(limit) = self.http.first_try(&self.base, is_manifest) {
+                request = request.timeout(limit);
+            }
             // Lost until an answer comes, should nobody wait for it any more.
             let lost = self.lost.fetch_or(is_manifest, Ordering::Relaxed);
             let answer = self.awaited(operation, request).await;
