@@ -17,6 +17,7 @@ use super::denial::{self, Target};
 use crate::child::harmless;
 use crate::error::{Error, Retry, Side, cut};
 use crate::http::{Last, Unanswered};
+use crate::retry::says_throttled;
 use crate::text;
 use crate::text::{Setting, Text};
 
@@ -192,7 +193,7 @@ fn is_denial(code: &str, status: Option<u16>) -> bool {
 }
 
 fn verdict(code: &str, status: u16, text: &str) -> Retry {
-    if is_throttling(code) || status == 429 || (code.is_empty() && is_throttling_text(text)) {
+    if is_throttling(code) || status == 429 || (code.is_empty() && says_throttled(text)) {
         return Retry::Throttled;
     }
     let passing = matches!(
@@ -226,11 +227,6 @@ pub(super) fn is_throttling(code: &str) -> bool {
             | "BandwidthLimitExceeded"
             | "SlowDown"
     )
-}
-
-/// The sentence by which AWS throttles, on whatever status and with whatever code a gateway leaves of it (ecr-facts 3).
-pub(crate) fn is_throttling_text(text: &str) -> bool {
-    text.trim().trim_end_matches('.').eq_ignore_ascii_case("Rate exceeded")
 }
 
 fn unanswered(call: &Call<'_>, error: &(dyn StdError + 'static)) -> Error {
@@ -400,7 +396,8 @@ fn text_of(json: &serde_json::Value, keys: &[&str]) -> Option<String> {
 
 /// The title of a web page, which may have none. `None` for anything else.
 fn page(body: &str) -> Option<String> {
-    let start = cut(body.trim_start(), 1024).to_ascii_lowercase();
+    let start = body.trim_start();
+    let start = start[..start.floor_char_boundary(64)].to_ascii_lowercase();
     if !start.starts_with("<!doctype html") && !start.starts_with("<html") {
         return None;
     }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 
 use super::retry_for;
 use crate::error::{Error, Retry, Side, cut};
+use crate::retry::says_throttled;
 use crate::text;
 use crate::text::Setting;
 
@@ -54,6 +55,10 @@ pub(super) async fn refusal(operation: &str, repository: &str, mut response: Res
     };
     let _ = tokio::time::timeout(BODY_TIME, read).await;
     let first = serde_json::from_slice::<Body>(&bytes).ok().and_then(|body| body.errors.into_iter().next());
+    let throttled = match &first {
+        Some(item) => says_throttled(&item.message),
+        None => std::str::from_utf8(&bytes).is_ok_and(says_throttled),
+    };
     let mut error = match first {
         Some(item) => {
             let code = one_line(&item.code);
@@ -65,6 +70,9 @@ pub(super) async fn refusal(operation: &str, repository: &str, mut response: Res
         None => Error::new(Side::Destination, operation, bare(operation, &host, status, &bytes)),
     };
     error = error.with_status(status.as_u16()).with_retry(retry_for(status));
+    if throttled {
+        error = error.with_retry(Retry::Throttled);
+    }
     if let Some(wait) = retry_after {
         // A registry that asks for an hour is not obeyed; the budget would end first.
         error = error.with_retry_after(wait.min(Duration::from_secs(60)));
@@ -158,6 +166,22 @@ mod tests {
             let answer = http::Response::builder().status(429).body(body).unwrap();
             let error = refusal("check blob", "app", answer.into()).await;
             assert_eq!(error.message(), said);
+        }
+    }
+
+    #[tokio::test]
+    async fn throttling_is_known_by_its_sentence_whatever_the_status() {
+        let item = |code: &str, text: &str| format!(r#"{{"errors":[{{"code":"{code}","message":"{text}"}}]}}"#);
+        for (status, body, retry) in [
+            (400, item("DENIED", "Rate exceeded"), Retry::Throttled),
+            (403, item("UNKNOWN", "Rate exceeded."), Retry::Throttled),
+            (400, "Rate exceeded\n".to_owned(), Retry::Throttled),
+            (503, item("TOOMANYREQUESTS", "slow down"), Retry::Throttled),
+            (400, item("DENIED", "no"), Retry::Never),
+            (503, String::new(), Retry::Backoff),
+        ] {
+            let answer = http::Response::builder().status(status).body(body.clone()).unwrap();
+            assert_eq!(refusal("check blob", "app", answer.into()).await.retry(), retry, "{status} {body}");
         }
     }
 

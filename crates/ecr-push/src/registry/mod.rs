@@ -28,7 +28,7 @@ use link::Link;
 pub use pace::Pace;
 pub(crate) use read::READ_BLOB;
 pub use upload::Mount;
-pub(crate) use upload::{SEND_BLOB, START_UPLOAD};
+pub(crate) use upload::{DAMAGED, SEND_BLOB, START_UPLOAD};
 #[cfg(test)]
 pub(crate) use {auth::token_server, read::check_redirect};
 
@@ -148,8 +148,38 @@ impl Repository {
             StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
                 Ok(BlobStatus::Unaskable)
             }
-            _ => Err(failure::refusal(operation, &self.name, response).await),
+            status if retry_for(status) == Retry::Never => self.blob_with_reason(digest, response).await,
+            _ => Err(self.refusal(operation, response).await),
         }
+    }
+
+    /// Asks again for a blob of which a `HEAD` was `refused`: that answer has no body to say why, and that of a `GET` has. Once, and nothing of
+    /// the blob is read.
+    async fn blob_with_reason(&self, digest: &Digest, refused: Response) -> Result<BlobStatus> {
+        let url = self.url(&format!("blobs/{digest}"))?;
+        let asked = self.send(CHECK_BLOB, |client| client.request(Method::GET, url.clone()).timeout(ASKED)).await;
+        let Ok(response) = asked else { return Err(self.refusal(CHECK_BLOB, refused).await) };
+        match response.status() {
+            status if status.is_success() => Ok(BlobStatus::Present(response.content_length())),
+            // To where the bytes are (ecr-facts 4.5).
+            StatusCode::FOUND | StatusCode::TEMPORARY_REDIRECT => Ok(BlobStatus::Present(None)),
+            StatusCode::NOT_FOUND => Ok(BlobStatus::Absent),
+            // To read is another right than to ask: the first answer stands.
+            StatusCode::FORBIDDEN | StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
+                Err(self.refusal(CHECK_BLOB, refused).await)
+            }
+            _ => Err(self.refusal(CHECK_BLOB, response).await),
+        }
+    }
+
+    /// The error for an answer that is no success. What turns out to be throttling slows the action down as a 429 does.
+    async fn refusal(&self, operation: &'static str, response: Response) -> Error {
+        let status = response.status();
+        let error = failure::refusal(operation, &self.name, response).await;
+        if error.retry() == Retry::Throttled && status != StatusCode::TOO_MANY_REQUESTS {
+            self.pace.answered(operation, true);
+        }
+        error
     }
 
     /// The repository `name` of the same registry, with the same login.
@@ -187,7 +217,7 @@ impl Repository {
             return Ok(None);
         }
         if !response.status().is_success() {
-            return Err(failure::refusal(operation, &self.name, response).await);
+            return Err(self.refusal(operation, response).await);
         }
         let media_type = response.headers().get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).map(str::to_owned);
         let read = whole(response, MANIFEST_LIMIT).await;
@@ -216,7 +246,7 @@ impl Repository {
         };
         let response = self.send(operation, request).await?;
         if !response.status().is_success() {
-            return Err(failure::refusal(operation, &self.name, response).await);
+            return Err(self.refusal(operation, response).await);
         }
         let told = response.headers().get("docker-content-digest").and_then(|value| value.to_str().ok());
         // The header is missing at times (ecr-facts 4.6); if it is there, it must be ours.

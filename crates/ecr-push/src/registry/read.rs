@@ -6,7 +6,7 @@ use bytes::Bytes;
 use http::{Method, StatusCode, header};
 use url::Url;
 
-use super::{ANSWER, Repository, STALLED, failure};
+use super::{ANSWER, Repository, STALLED};
 use crate::error::{Error, Result, Retry, Side};
 use crate::http::{Http, transport_error};
 use crate::image::{Digest, Hasher};
@@ -97,7 +97,7 @@ impl Repository {
             response = sent.map_err(|error| transport_error(Side::Destination, READ_BLOB, &error, &target))?;
         }
         if !response.status().is_success() {
-            return Err(failure::refusal(READ_BLOB, &self.name, response).await);
+            return Err(self.refusal(READ_BLOB, response).await);
         }
         let mut hasher = Hasher::default();
         loop {

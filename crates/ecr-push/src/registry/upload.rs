@@ -12,7 +12,7 @@ use url::Url;
 
 use super::body::{Broken, Watch, body};
 use super::link::Line;
-use super::{ASKED, BlobStatus, Progress, Repository, STALLED, failure, stored_wrong};
+use super::{ASKED, BlobStatus, Progress, Repository, STALLED, stored_wrong};
 use crate::error::{Error, Result, Retry, Side};
 use crate::image::Digest;
 use crate::source::Content;
@@ -22,6 +22,9 @@ pub(crate) const START_UPLOAD: &str = "start upload";
 
 /// The operation that sends the bytes and has them committed.
 pub(crate) const SEND_BLOB: &str = "send blob";
+
+/// The code of bytes that were found not to have their digest before they were sent to their end.
+pub(crate) const DAMAGED: &str = "damaged";
 
 /// How long a registry may take to check and store a blob after the connection took its last byte: half a minute, and a second for each
 /// 10 MB. A proxy may take the whole blob before it passes any of it on: for that a second for each MB, but no more than ten minutes. The
@@ -94,7 +97,7 @@ impl Repository {
         };
         let response = self.send(START_UPLOAD, request).await?;
         if !response.status().is_success() {
-            return Err(failure::refusal(START_UPLOAD, &self.name, response).await);
+            return Err(self.refusal(START_UPLOAD, response).await);
         }
         Ok(response)
     }
@@ -197,10 +200,10 @@ impl Repository {
                 challenges.iter().filter_map(|v| v.to_str().ok()).map(str::to_owned).collect();
             if self.auth.renew(&self.http, &self.name, operation, generation, status, &challenges).await? {
                 // A new token is at hand: once more, in a new session.
-                return Err(failure::refusal(operation, &self.name, response).await.with_retry(Retry::NewToken));
+                return Err(self.refusal(operation, response).await.with_retry(Retry::NewToken));
             }
         }
-        let error = failure::refusal(operation, &self.name, response).await;
+        let error = self.refusal(operation, response).await;
         // 404 and 416 speak of the session, not of the blob: a new one will do. The bytes were right when they were sent; what came out
         // wrong at the other end may come out right the next time.
         Err(match (status.as_u16(), error.code()) {
@@ -280,6 +283,7 @@ fn broken_content(digest: Digest, broken: Broken, hashed: bool) -> Error {
             "read blob",
             format!("the blob {digest} is damaged: its bytes have the digest {actual}"),
         )
+        .with_code(DAMAGED)
         .with_hint("save or copy the image again"),
     }
 }
