@@ -79,7 +79,8 @@ const QUOTAS: [Quota; 6] = [
 
 /// What the user can do about the quota that a refusal speaks of. The code has decided that it is one; the service's sentence tells which.
 pub fn quota_hint(sentence: &str) -> String {
-    let text = sentence.to_lowercase();
+    // What it quotes are names, which may hold any word.
+    let text: String = sentence.split('\'').step_by(2).collect::<String>().to_lowercase();
     let Some(quota) = QUOTAS.iter().find(|quota| text.contains(quota.word)) else {
         return format!(
             "a quota of Amazon ECR is reached, and trying again will not help: see the list under Service Quotas, {ASK}"
@@ -89,18 +90,23 @@ pub fn quota_hint(sentence: &str) -> String {
     format!("the quota `{}` is {} by default: {}{more}", quota.name, quota.number, quota.remedy)
 }
 
-/// True if a refusal is about a quota: the API names it; the registry says "unsupported" and speaks of a limit (ecr-facts 4.2, 4.6).
+/// What AWS says of quotas alone. The registry puts it on more than one status and code: the quota of images is on record as a 403
+/// `DENIED` (containers-roadmap#2159), others as a 405 `UNSUPPORTED` (ecr-facts 4.2, 4.6).
+const OF_QUOTAS: [&str; 4] =
+    ["maximum allowed number of", "maximum number of", "limit on number of", "cannot have more than"];
+
+/// True if a refusal is about a quota: the API's code says so, or the sentence.
 pub fn is_quota(code: Option<&str>, status: Option<u16>, sentence: &str) -> bool {
-    match code {
-        Some("LimitExceededException") => true,
-        Some("UNSUPPORTED") if status == Some(405) => {
-            let text = sentence.to_lowercase();
-            ["maximum number", "limit on number", "limit of", "cannot have more than"]
-                .iter()
-                .any(|words| text.contains(words))
-        }
-        _ => false,
+    if code == Some("LimitExceededException") {
+        return true;
     }
+    let text = sentence.to_lowercase();
+    // A rate is none: it passes.
+    if status == Some(429) || text.contains("is not authorized to perform") {
+        return false;
+    }
+    let is_unsupported = code == Some("UNSUPPORTED") && status == Some(405);
+    OF_QUOTAS.iter().any(|words| text.contains(words)) || (is_unsupported && text.contains("limit of"))
 }
 
 /// What to do when an action is still throttled after everything was tried.
@@ -125,6 +131,14 @@ mod tests {
         );
         assert!(!is_quota(Some("UNSUPPORTED"), Some(405), "Invalid parameter at 'ImageManifest'"));
         assert!(!is_quota(Some("TOOMANYREQUESTS"), Some(429), "Rate exceeded"));
+        let full = "already has the maximum allowed number of images which is '100000'";
+        for (code, status) in
+            [(Some("DENIED"), 403), (Some("UNSUPPORTED"), 405), (Some("TAG_INVALID"), 400), (None, 400)]
+        {
+            assert!(is_quota(code, Some(status), full), "{code:?} {status}");
+        }
+        let denied = "User: x is not authorized to perform: ecr:PutImage on resource: y";
+        assert!(!is_quota(Some("DENIED"), Some(403), denied));
         for (sentence, expected) in [
             (text, "`Tags per image` is 1,000"),
             (
@@ -135,6 +149,11 @@ mod tests {
             ("Limit on number of layers per image exceeded", "`Layers per image` is about 500"),
             ("A layer cannot have more than 4200 parts", "`Layer parts` is 4,200"),
             ("The layer is larger than the limit of 52000 bytes", "`Layer size` is 52,000 MiB"),
+            (
+                "The repository with name 'layer/parts' in registry with id '123456789012' already has the maximum allowed number of \
+                 images which is '100000'",
+                "`Images per repository` is 100,000",
+            ),
             ("something new", "a quota of Amazon ECR is reached"),
         ] {
             let hint = quota_hint(sentence);

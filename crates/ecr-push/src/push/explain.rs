@@ -1,21 +1,38 @@
 //! What a refusal of the destination means, and what to do about it.
 
 use super::destination::{ACTIONS, Destination, Ecr};
-use crate::aws::{self, Target, denial_error, is_quota, quota_hint, throttle_hint};
+use crate::aws::{self, Target, denial_error, is_quota, parse_denial, quota_hint, throttle_hint};
 use crate::error::{Error, Retry, Side};
+use crate::registry::PUT_MANIFEST;
 use crate::text;
-use crate::text::Setting;
+use crate::text::{Setting, Text};
+
+/// Why Amazon ECR answers 403 to a manifest whose layers it has taken, where it does not say so (containers-roadmap#2159 for the quota).
+fn manifest_refused() -> Text {
+    text![
+        "its layers were accepted, so that one of three things is wrong: ecr:PutImage is not allowed, by a policy of the caller, the \
+         repository or the organization; or the repository holds as many images as its quota `Images per repository` allows (100,000 by \
+         default: delete old images, best by a lifecycle policy); or the attestations in the index are refused (push with ",
+        Setting::Attestations.with("drop"),
+        ")"
+    ]
+}
 
 impl Destination {
-    /// What is behind an upload that the registry cut off at its start.
-    pub(super) async fn explain_cut(&self, error: Error) -> Error {
-        let Some(ecr) = &self.ecr else { return error };
-        match ecr.describe().await {
-            Ok(None) => self.missing_repository(error),
-            _ => error.with_hint(
-                "Amazon ECR also closes the connection so when the repository is missing or ecr:InitiateLayerUpload is not allowed",
-            ),
+    /// True if the API says that the repository is not there: what may be behind an upload that the registry cut off at its start.
+    pub(super) async fn is_missing(&self) -> bool {
+        let Some(ecr) = &self.ecr else { return false };
+        matches!(ecr.describe().await, Ok(None))
+    }
+
+    /// Adds what may be behind uploads that the registry cut off at their start, where that is not known better.
+    pub(super) fn explain_cut(&self, error: Error) -> Error {
+        if self.ecr.is_none() || error.retry() == Retry::Never {
+            return error;
         }
+        error.with_hint(
+            "Amazon ECR also closes the connection so when the repository is missing or ecr:InitiateLayerUpload is not allowed",
+        )
     }
 
     pub(super) fn missing_repository(&self, error: Error) -> Error {
@@ -58,15 +75,19 @@ impl Destination {
         match (error.status(), error.code()) {
             (Some(404), Some("NAME_UNKNOWN")) => self.missing_repository(error),
             (Some(403), Some("DENIED")) => {
-                let explained = denial_error(error.operation(), error.message(), &self.target(ecr))
+                let mut explained = denial_error(error.operation(), error.message(), &self.target(ecr))
                     .with_status(403)
                     .with_code("DENIED");
+                if error.operation() == PUT_MANIFEST && parse_denial(error.message()).is_none() {
+                    explained = explained.with_first_hint(manifest_refused());
+                }
                 match error.request_id() {
                     Some(id) => explained.with_request_id(id),
                     None => explained,
                 }
             }
             (Some(403), _) | (_, Some("AccessDeniedException" | "AccessDenied")) if error.hints().is_empty() => {
+                let error = if error.operation() == PUT_MANIFEST { error.with_hint(manifest_refused()) } else { error };
                 error.with_hint(format!("a push needs this policy:\n{}", self.target(ecr).push_policy(None)))
             }
             _ => error,

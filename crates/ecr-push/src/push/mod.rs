@@ -10,6 +10,7 @@ mod learn;
 mod limits;
 mod local;
 mod memory;
+mod mismatch;
 mod mounts;
 mod open;
 mod plan;
@@ -33,7 +34,7 @@ pub use request::{PushReport, PushRequest, ReuseSettings};
 pub use uploads::BlobReport;
 pub use verify::{Verified, verify};
 
-use crate::aws::AwsSettings;
+use crate::aws::{AwsSettings, is_quota};
 use crate::compress::{Codec, Compression};
 #[cfg(feature = "containerd")]
 use crate::containerd::Containerd;
@@ -110,6 +111,9 @@ async fn open_source(request: &PushRequest, events: &Events) -> Result<(Box<dyn 
 }
 
 fn is_denial(error: &Error) -> bool {
+    if is_quota(error.code(), error.status(), error.message()) {
+        return false;
+    }
     error.status() == Some(403) || error.code().is_some_and(|code| code.starts_with("AccessDenied") || code == "DENIED")
 }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use tokio::runtime::Handle;
@@ -17,7 +17,7 @@ use super::limits;
 use super::mounts::Mounts;
 use super::plan::{self, Existing, Identity, TagState};
 use super::publish;
-use super::uploads::{Known, Uploads};
+use super::uploads::{Known, Origins, Uploads};
 use super::verdicts::Verdicts;
 use super::whole::whole;
 use super::{BlobReport, Push, PushReport, RESENDS};
@@ -59,6 +59,10 @@ impl Push {
             self.request.jobs,
             self.request.dry_run,
             known,
+            Origins {
+                source: self.request.source.to_string(),
+                began: SystemTime::now().checked_sub(self.started.elapsed()).unwrap_or(SystemTime::UNIX_EPOCH),
+            },
         );
         let stop = Arc::new(AtomicBool::new(false));
         let (sender, receiver) = mpsc::unbounded_channel();

@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -10,6 +11,7 @@ use tokio::task::JoinSet;
 use super::destination::Destination;
 use super::intake::Blob;
 use super::memory::Memory;
+use super::mismatch;
 use super::mounts::Mounts;
 use super::verdicts::Verdicts;
 use crate::error::{Error, Result, Retry, Side};
@@ -28,6 +30,9 @@ const SMALL_FOR_LARGE: usize = 4;
 /// ECR may close the connection at the start of an upload instead of naming a missing repository (ecr-facts 4.3). After
 /// so many the API is asked for the cause.
 const CUT_BEFORE_ASKING: usize = 2;
+
+/// How long that may take once the push has failed already, and a better sentence is all that it can bring.
+const LAST_QUESTION: Duration = Duration::from_secs(5);
 
 /// Digests asked for in one call (ecr-facts 2.4).
 const ASK_AT_ONCE: usize = 100;
@@ -55,6 +60,15 @@ pub(super) struct Known {
     pub(super) verdicts: Verdicts,
 }
 
+/// Where the blobs come from.
+#[derive(Clone)]
+pub(super) struct Origins {
+    /// The source, as the user named it.
+    pub(super) source: String,
+    /// When the push began.
+    pub(super) began: SystemTime,
+}
+
 /// Sends blobs to one destination.
 #[derive(Clone)]
 pub(super) struct Uploads {
@@ -63,6 +77,7 @@ pub(super) struct Uploads {
     events: Events,
     dry_run: bool,
     known: Known,
+    origins: Origins,
     small: Arc<Lanes>,
     large: Arc<Lanes>,
 }
@@ -98,10 +113,11 @@ impl Uploads {
         jobs: usize,
         dry_run: bool,
         known: Known,
+        origins: Origins,
     ) -> Self {
         let jobs = jobs.max(1);
         let (small, large) = (Lanes::new(jobs * SMALL_FOR_LARGE), Lanes::new(jobs));
-        Self { destination, retry, events, dry_run, known, small, large }
+        Self { destination, retry, events, dry_run, known, origins, small, large }
     }
 
     /// How many uploads, large and small, may go on at a time.
@@ -218,7 +234,8 @@ impl Uploads {
         let closed = AtomicBool::new(false);
         let cut = AtomicUsize::new(0);
         let what = format!("send {}", digest.short());
-        self.retry
+        let sent = self
+            .retry
             .run_unhurried(&what, || async {
                 loop {
                     // An answer may have been lost, or another push may have been faster: ask before sending again.
@@ -252,8 +269,11 @@ impl Uploads {
                                 closed.store(true, Ordering::Relaxed);
                             }
                             let at_start = error.operation() == START_UPLOAD && error.status().is_none();
-                            if at_start && cut.fetch_add(1, Ordering::Relaxed) + 1 == CUT_BEFORE_ASKING {
-                                return Err(self.destination.explain_cut(error).await);
+                            if at_start
+                                && cut.fetch_add(1, Ordering::Relaxed) + 1 == CUT_BEFORE_ASKING
+                                && self.destination.is_missing().await
+                            {
+                                return Err(self.destination.missing_repository(error));
                             }
                             return Err(error);
                         }
@@ -266,12 +286,29 @@ impl Uploads {
                     }
                 }
             })
-            .await
-            .map_err(|error| self.destination.explain(error))?;
+            .await;
+        if let Err(error) = sent {
+            return Err(self.failed(error, &blob, cut.into_inner()).await);
+        }
         if closed.load(Ordering::Relaxed) {
             permit.forget();
         }
         Ok(self.finish(&blob, BlobAction::Sent))
+    }
+
+    /// The last failure of an upload, with what is known from all its tries: `cut` of them were cut off at their start.
+    async fn failed(&self, error: Error, blob: &Blob, cut: usize) -> Error {
+        let is_open = error.retry() != Retry::Never;
+        let error = self.destination.explain(error);
+        if cut == 0 || !is_open {
+            return mismatch::explained(error, blob, &self.origins.source, self.origins.began).await;
+        }
+        let asked = cut >= CUT_BEFORE_ASKING;
+        let missing = tokio::time::timeout(LAST_QUESTION, self.destination.is_missing());
+        match !asked && missing.await.unwrap_or(false) {
+            true => self.destination.missing_repository(error),
+            false => self.destination.explain_cut(error),
+        }
     }
 
     fn progress(&self, digest: Digest) -> Progress {
