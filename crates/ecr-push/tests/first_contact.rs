@@ -402,7 +402,7 @@ fn check(
             return Err("was tried too often");
         }
     }
-    if !has("`--retry-budget`") {
+    if !has("`retry_budget`") {
         return Err("does not say why it ended");
     }
     Ok(())

@@ -495,7 +495,7 @@ async fn a_manifest_that_is_forbidden_without_a_reason_has_three_causes() {
         let error = push_with_log(request).await.0.unwrap_err();
         assert_eq!(error.status(), Some(403));
         let hint = &error.hints()[0];
-        for cause in ["ecr:PutImage is not allowed", "`Images per repository`", "`--attestations drop`"] {
+        for cause in ["ecr:PutImage is not allowed", "`Images per repository`", "`attestations: drop`"] {
             assert!(hint.contains(cause), "{hint}");
         }
         assert!(error.hints()[1].contains("\"Statement\""), "{:?}", error.hints());

@@ -9,7 +9,8 @@ use crate::error::{Error, Side};
 use crate::image::{Digest, Hasher};
 use crate::registry::DAMAGED;
 use crate::source::Content;
-use crate::text::Text;
+use crate::text;
+use crate::text::{Setting, Text};
 
 /// What a second look at the bytes says.
 enum Again {
@@ -45,40 +46,40 @@ pub(super) async fn explained(error: Error, blob: &Blob, source: &str, began: Sy
     let is_own = blob.held.is_some();
     let changed = !is_own && modified.is_some_and(|at| at > began);
     let here = error.code() == Some(DAMAGED);
-    let (side, text, hint) = match again {
+    let (side, text, hint): (_, _, Text) = match again {
         Again::Right if here || changed => (
             Side::Source,
             format!("{what} was changed while it was read; it has the right bytes now"),
-            "push again, while nothing else writes to the source",
+            "push again, while nothing else writes to the source".into(),
         ),
         Again::Right => (
             Side::Destination,
             format!("{what} arrives with another digest ({error}); it was read again and has not changed"),
-            "something on the way changes the bytes, or the registry's storage: try without the proxy, or ask who runs the registry",
+            "something on the way changes the bytes, or the registry's storage: try without the proxy, or ask who runs the registry".into(),
         ),
         Again::Wrong(actual) if is_own => (
             Side::Local,
             format!("{what} is damaged in its temporary file: its bytes have the digest {actual}"),
-            "look at this machine's disk and memory, or choose another folder with `--temp-dir`",
+            text!["look at this machine's disk and memory, or choose another folder with ", Setting::TempDir],
         ),
         Again::Wrong(actual) if changed => (
             Side::Source,
             format!("{what} was changed since the push began: its bytes have the digest {actual}"),
-            "push again, while nothing else writes to the source",
+            "push again, while nothing else writes to the source".into(),
         ),
         Again::Wrong(actual) => (
             Side::Source,
             format!("{what} is damaged: its bytes have the digest {actual}, and have not changed since the push began"),
-            "save or copy the image again",
+            "save or copy the image again".into(),
         ),
         Again::Unreadable(cause) => (
             Side::Source,
             format!("{what} does not have its digest ({error}), and cannot be read again: {cause}"),
-            "push again, while nothing else writes to the source",
+            "push again, while nothing else writes to the source".into(),
         ),
     };
     let operation = error.operation().to_owned();
-    let hints = std::iter::once(Text::from(hint)).chain(error.hints().iter().filter(|old| **old != hint).cloned());
+    let hints = std::iter::once(hint.clone()).chain(error.hints().iter().filter(|old| ***old != *hint).cloned());
     let hints = hints.collect();
     error.stamped(side, &operation).reworded(text).with_hints(hints)
 }
