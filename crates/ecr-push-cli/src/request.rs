@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ecr_push::aws::{AwsSettings, IdentityToken, RegistryHost, RoleSettings, WebIdentity, is_aws_host};
+use ecr_push::compress::Compression;
 use ecr_push::containerd::ContainerdSettings;
 use ecr_push::engine::EngineSettings;
 use ecr_push::http::{HttpSettings, ProxySettings};
@@ -64,7 +65,7 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
         create_repository: args.destination.create_repository,
         jobs: args.transfer.jobs.into(),
         threads: threads.unwrap_or_else(default_threads),
-        compression: args.transfer.compression.as_deref().map(str::parse).transpose()?,
+        compression: compression(args)?,
         reuse: reuse(&args.reuse, environment)?,
         temp_dir: args.transfer.temp_dir.clone().unwrap_or_else(|| environment.temporary_directory()),
         retry_budget: args.network.retry_budget,
@@ -83,6 +84,13 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
         docker_config: DockerConfig { directory: environment.docker_directory(), variables },
     };
     Ok(Request { push, files, notices })
+}
+
+/// Nothing is known of AWS Lambda and zstd, and it has refused layers that are not compressed: there a known blob of another codec does
+/// not take the place of a layer unless it is asked for.
+fn compression(args: &PushArgs) -> Result<Option<Compression>> {
+    let for_lambda = (args.selection.attestations == AttestationsArg::Lambda).then_some("gzip");
+    args.transfer.compression.as_deref().or(for_lambda).map(str::parse).transpose()
 }
 
 /// As many threads as there are cores, but no more than the rest of a push can feed: each has its blocks in memory.

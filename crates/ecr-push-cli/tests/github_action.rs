@@ -101,7 +101,8 @@ async fn inputs_for_the_image_and_its_layers_do_what_the_flags_do() {
         let repository = stand.server.repository(APP).unwrap();
         serde_json::from_slice(&repository.manifests[&repository.tags["v1"]]).unwrap()
     };
-    task().run().await.succeeded();
+    let run = task().run().await.succeeded();
+    assert!(run.stdout.contains("Push with `attestations: drop`"), "{}", run.stdout);
     assert_eq!(pushed(&stand)["manifests"].as_array().unwrap().len(), 2, "an index with an attestation");
     // An index and attestations are what AWS Lambda refuses.
     let lambda = task().env("INPUT_ATTESTATIONS", "lambda").env("INPUT_CACHE-DIR", &cache);
