@@ -404,6 +404,12 @@ fn public_extension_names_its_publisher_and_leads_to_its_source() {
             let property = format!("Links.{link}\" Value=\"{source}{page}\"");
             assert!(public.contains(&property), "no {property} in {public}");
         }
+        if !name.contains("connection") {
+            let script = "import sys, zipfile; print(zipfile.ZipFile(sys.argv[1]).read('EcrPush/task.json').decode())";
+            let vsix = space.path(&format!("public/someone.{name}-1.0.0.vsix"));
+            let task = space.command("python3").args(["-c", script]).arg(vsix).run().ok().json();
+            assert_eq!(task["helpUrl"], format!("{source}/blob/HEAD/docs/azure-pipelines.md"));
+        }
         let shows = public.matches("Microsoft.VisualStudio.Services.Screenshots.").count();
         assert_eq!(shows, if name.contains("connection") { 0 } else { 2 }, "{public}");
         let private = manifest(&format!("private/ecr-push.{name}-1.0.0.vsix"));
