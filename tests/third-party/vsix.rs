@@ -380,6 +380,7 @@ fn public_extension_names_its_publisher_and_leads_to_its_source() {
     }
     let space = Space::new("vsix");
     space.write("bin/linux-x64/ecr-push", header("linux-x64"));
+    space.write("bin/linux-x64/THIRD-PARTY-NOTICES.txt", "notices");
     let script = parts::repository().join("integrations/azure-pipelines/build");
     let build = |words: &[&str], out: &str| {
         build(&space, &script).arg("--bin").arg(space.path("bin")).arg("--out").arg(space.path(out)).args(words).run()
