@@ -11,28 +11,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Duration;
 
-use common::{APP, Stand, http_with_body, two, wait_for};
+use common::{APP, Stand, two, wait_for};
 use local_ecr::{Config, Fault, FaultAction, Key};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
 /// How long an upload stands still for something to happen meanwhile.
 const MEANWHILE: Duration = Duration::from_secs(3);
-
-/// Deletes the repository with everything in it, as its owner may.
-fn delete_repository(stand: &Stand) {
-    let url = format!("{}/", stand.server.endpoint_url());
-    let body = format!(r#"{{"repositoryName":"{APP}","force":true}}"#);
-    let authorization =
-        "AWS4-HMAC-SHA256 Credential=OTHER/20260101/us-east-1/ecr/aws4_request, SignedHeaders=host, Signature=0";
-    let headers = [
-        ("X-Amz-Target", "AmazonEC2ContainerRegistry_V20150921.DeleteRepository"),
-        ("Content-Type", "application/x-amz-json-1.1"),
-        ("Authorization", authorization),
-    ];
-    let (status, answer) = http_with_body("POST", &url, &headers, &body);
-    assert_eq!(status, 200, "{answer}");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repository_that_is_deleted_meanwhile_is_named_and_not_made_again() {
@@ -42,7 +27,7 @@ async fn a_repository_that_is_deleted_meanwhile_is_named_and_not_made_again() {
         stand.server.add_fault(Fault::new(pause).operation("CompleteLayerUpload").times(1));
         let running = stand.push(words).start();
         wait_for("an upload", LIMIT, || !stand.asked("CompleteLayerUpload").is_empty()).await;
-        delete_repository(&stand);
+        stand.server.delete_repository(APP).unwrap();
         let run = running.finish().await;
         let sentence = run.failed(1);
         assert!(sentence.contains("the repository `team/app` does not exist"), "{}", run.stderr);

@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::notice::Notices;
 use crate::policy::Policy;
 
 /// How a [`LocalEcr`](crate::LocalEcr) behaves. The default is a quiet account in `us-east-1` that lets everyone in.
@@ -16,8 +17,13 @@ pub struct Config {
     pub region: String,
     /// Where to listen; port 0 takes a free one.
     pub listen: SocketAddr,
-    /// Where images are kept.
+    /// `HOST[:PORT]` that clients know the server by, if that is neither a name of this machine nor the address it listens on.
+    /// Redirects, `proxyEndpoint` and `repositoryUri` name it; without it they name the host that was asked for.
+    pub public_host: Option<String>,
+    /// Where images are kept. A folder belongs to one server at a time.
     pub storage: Storage,
+    /// How long an upload session lives that nothing is asked of.
+    pub upload_ttl: Duration,
     /// How long a registry password works.
     pub token_ttl: Duration,
     /// By how many seconds the server's clock is ahead of this machine's, or behind it: a machine whose clock is wrong sees it so.
@@ -44,6 +50,8 @@ pub struct Config {
     pub sts: Sts,
     /// Faults that are there from the first request.
     pub faults: Vec<crate::Fault>,
+    /// Who gets to know of damaged repositories and internal errors.
+    pub notices: Notices,
 }
 
 impl Default for Config {
@@ -52,7 +60,9 @@ impl Default for Config {
             account: "123456789012".into(),
             region: "us-east-1".into(),
             listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+            public_host: None,
             storage: Storage::Memory,
+            upload_ttl: Duration::from_secs(6 * 60 * 60),
             token_ttl: Duration::from_secs(12 * 60 * 60),
             clock_ahead: 0,
             keys: Vec::new(),
@@ -66,6 +76,7 @@ impl Default for Config {
             imds: None,
             sts: Sts::default(),
             faults: Vec::new(),
+            notices: Notices::default(),
         }
     }
 }
@@ -132,6 +143,8 @@ pub struct Limits {
     pub repositories: usize,
     /// Tags of one image.
     pub tags_per_image: usize,
+    /// Open upload sessions of the account.
+    pub upload_sessions: usize,
 }
 
 impl Default for Limits {
@@ -146,6 +159,7 @@ impl Default for Limits {
             part_size: 10_485_760,
             repositories: 100_000,
             tags_per_image: 1_000,
+            upload_sessions: 10_000,
         }
     }
 }

@@ -9,13 +9,15 @@ pub(crate) struct Refusal {
     pub message: String,
     /// Members beside `message`, such as `lastValidByteReceived`.
     pub extra: Map<String, Value>,
+    /// Why the service itself failed. The client is not shown it.
+    pub cause: Option<String>,
 }
 
 pub(crate) type Result<T> = std::result::Result<T, Refusal>;
 
 impl Refusal {
     pub fn new(name: &'static str, message: impl Into<String>) -> Self {
-        Self { name, message: message.into(), extra: Map::new() }
+        Self { name, message: message.into(), extra: Map::new(), cause: None }
     }
 
     /// the sentence every refused parameter is told with.
@@ -45,8 +47,8 @@ impl Refusal {
     }
 
     pub fn server(error: impl std::fmt::Display) -> Self {
-        tracing::warn!("internal failure: {error}");
-        Self::new("ServerException", "These errors are usually caused by a server-side issue.")
+        let refusal = Self::new("ServerException", "These errors are usually caused by a server-side issue.");
+        Self { cause: Some(error.to_string()), ..refusal }
     }
 
     pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
@@ -58,7 +60,7 @@ impl Refusal {
     pub fn api_status(&self) -> u16 {
         match self.name {
             "ServerException" => 500,
-            "InvalidSignatureException" | "MissingAuthenticationTokenException" | "UnrecognizedClientException" => 403,
+            "MissingAuthenticationTokenException" => 403,
             _ => 400,
         }
     }

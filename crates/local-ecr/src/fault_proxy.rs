@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use local_ecr::{FaultProxy, ProxyConfig, Rule};
 
 use crate::record::{self, Record};
-use crate::{USAGE, fail, stop};
+use crate::{USAGE, fail, notices, stop};
 
 #[derive(clap::Args)]
 pub struct Arguments {
@@ -73,6 +73,7 @@ async fn start(arguments: &Arguments) -> Result<FaultProxy, String> {
         open_tls: arguments.open_tls,
         upstream_ca: arguments.upstream_ca.as_ref().map(read).transpose()?,
         rate: arguments.rate,
+        notices: notices(),
     };
     let proxy = FaultProxy::start(config).await.map_err(|error| error.to_string())?;
     for rule in &arguments.rule {

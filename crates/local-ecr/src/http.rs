@@ -334,12 +334,23 @@ pub(crate) fn json(status: u16, content_type: &'static str, value: &Value) -> Re
     response
 }
 
+/// Why the service itself failed, beside an answer that does not say it.
+#[derive(Clone, Debug)]
+pub(crate) struct Cause(pub String);
+
 pub(crate) trait ResponseExt: Sized {
+    /// Notes why the service failed.
+    fn caused_by(self, cause: impl std::fmt::Display) -> Self;
     /// Sets a header; a value that HTTP does not allow is left out.
     fn header(self, name: &str, value: impl AsRef<str>) -> Self;
 }
 
 impl ResponseExt for Response {
+    fn caused_by(mut self, cause: impl std::fmt::Display) -> Self {
+        self.extensions_mut().insert(Cause(cause.to_string()));
+        self
+    }
+
     fn header(mut self, name: &str, value: impl AsRef<str>) -> Self {
         if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value.as_ref())) {
             self.headers_mut().insert(name, value);

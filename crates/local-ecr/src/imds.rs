@@ -13,6 +13,8 @@ use crate::http::{Request, Response, ResponseExt, answer};
 use crate::util::{iso8601, lock, random_hex};
 
 const TTL_HEADER: &str = "x-aws-ec2-metadata-token-ttl-seconds";
+/// Where the service of an instance is, for clients that are led here from there.
+pub(crate) const ADDRESSES: [&str; 2] = ["169.254.169.254", "fd00:ec2::254"];
 const ROLES: &str = "/latest/meta-data/iam/security-credentials/";
 
 /// The service beside one server.

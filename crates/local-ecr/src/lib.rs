@@ -24,13 +24,16 @@
 
 mod api;
 mod auth;
+mod clock;
 mod config;
 mod engine;
 mod error;
 mod faults;
+mod hosts;
 mod http;
 mod imds;
 mod manifest;
+mod notice;
 mod policy;
 #[cfg(feature = "proxy")]
 mod proxy;
@@ -51,6 +54,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -59,6 +63,7 @@ use tokio::task::JoinHandle;
 
 pub use config::{Config, Imds, ImdsMode, Key, Limits, MissingRepository, Rate, Storage, Sts, Tls};
 pub use faults::{Answer, ConnectionAction, ConnectionFault, Fault, FaultAction};
+pub use notice::{Notice, Notices};
 pub use policy::Policy;
 #[cfg(feature = "proxy")]
 pub use proxy::{FaultProxy, ProxyConfig};
@@ -68,7 +73,7 @@ pub use rules::Mutability;
 
 use engine::Engine;
 use server::Service;
-use store::Settings;
+use store::{Contents, Settings};
 use util::lock;
 
 /// A running server. It ends with [`LocalEcr::shutdown`], or when it is dropped.
@@ -95,14 +100,21 @@ pub struct RepositorySnapshot {
 
 impl LocalEcr {
     /// Starts to listen. Requests are served by tasks of the current runtime.
+    ///
+    /// A folder that another server has is [`io::ErrorKind::ResourceBusy`]; a repository in it that cannot be read is left
+    /// out, with a notice.
     pub async fn start(config: Config) -> io::Result<Self> {
+        if let Some(host) = config.public_host.as_deref().filter(|host| hosts::Host::parse(host).is_none()) {
+            let sentence = format!("the public host '{host}' is not HOST or HOST:PORT");
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, sentence));
+        }
         let listener = server::bind(config.listen).await?;
         let address = listener.local_addr()?;
         let (stop, shutdown) = watch::channel(false);
         let identity = config.tls.as_ref().map(|_| tls::identity(&config)).transpose()?;
         let imds_config = config.imds.clone();
         let ca_out = config.tls.as_ref().and_then(|tls| tls.ca_out.clone());
-        let engine = Arc::new(Engine::new(config, address, shutdown.clone())?);
+        let engine = Arc::new(Engine::new(config, address, shutdown.clone()).await?);
         let (acceptor, ca_pem) = identity.map(|identity| (identity.acceptor, identity.ca_pem)).unzip();
         if let (Some(path), Some(pem)) = (ca_out, &ca_pem) {
             std::fs::write(&path, pem)
@@ -116,6 +128,7 @@ impl LocalEcr {
             let serving = server::listen(listener, None, Service::Metadata(metadata), shutdown.clone());
             server.tasks.push(tokio::spawn(serving));
         }
+        server.tasks.push(tokio::spawn(end_old_uploads(Arc::clone(&engine))));
         server.tasks.push(tokio::spawn(server::listen(listener, acceptor, Service::Ecr(engine), shutdown)));
         Ok(server)
     }
@@ -132,7 +145,13 @@ impl LocalEcr {
 
     /// `HOST:PORT` of the registry, as `repositoryUri` starts.
     pub fn registry_host(&self) -> String {
-        self.engine.registry_host()
+        self.engine.registry_host(None)
+    }
+
+    /// The real host names that it answers for, beside the names of this machine.
+    pub fn host_names(&self) -> Vec<String> {
+        let is_real = |name: &String| name != "localhost" && name.parse::<std::net::IpAddr>().is_err();
+        tls::host_names(&self.engine.config).into_iter().filter(is_real).collect()
     }
 
     /// The endpoint for `AWS_EC2_METADATA_SERVICE_ENDPOINT`, if there is one.
@@ -148,7 +167,15 @@ impl LocalEcr {
     /// Makes a repository.
     pub fn create_repository(&self, name: &str, mutability: Mutability) -> io::Result<()> {
         let settings = Settings { mutability, ..Settings::default() };
-        self.engine.create_repository(name, settings).map(|_| ()).map_err(|refusal| io::Error::other(refusal.message))
+        let created = self.engine.create_repository(name, settings);
+        created.map(|_| ()).map_err(|refusal| io::Error::other(refusal.cause.unwrap_or(refusal.message)))
+    }
+
+    /// Deletes a repository with everything in it.
+    pub fn delete_repository(&self, name: &str) -> io::Result<()> {
+        let found = self.engine.repository(name);
+        let deleted = found.and_then(|repository| self.engine.delete_repository(&repository, true));
+        deleted.map_err(|refusal| io::Error::other(refusal.cause.unwrap_or(refusal.message)))
     }
 
     /// What is in a repository; `None` if there is none of that name.
@@ -169,17 +196,27 @@ impl LocalEcr {
         self.engine.store.all().iter().map(|repository| repository.name.clone()).collect()
     }
 
+    /// The names of the repositories that were left out at the start, because they cannot be read.
+    pub fn damaged_repositories(&self) -> &[String] {
+        self.engine.store.damaged()
+    }
+
+    /// Moves the server's clock on, by whole seconds: passwords, keys and upload sessions grow older by that, and signatures
+    /// are judged by it.
+    pub fn advance_clock(&self, by: Duration) {
+        self.engine.clock.advance(by);
+        self.engine.end_old_uploads();
+    }
+
     /// Archives an image, as `UpdateImageStorageClass` does. `false` if there is no such image.
     pub fn archive_image(&self, repository: &str, digest: &str) -> bool {
         let Some(repository) = self.engine.store.find(repository) else {
             return false;
         };
         let mut contents = repository.contents();
-        let Some(image) = contents.images.get_mut(digest) else {
-            return false;
-        };
-        image.archived = true;
-        repository.save(&contents).is_ok()
+        let archive =
+            |contents: &mut Contents| contents.images.get_mut(digest).map(|image| image.archived = true).is_some();
+        repository.change(&mut contents, archive).is_ok_and(|found| found)
     }
 
     /// A registry password for this user, as `base64("AWS:password")`: the value after `Basic `.
@@ -248,6 +285,14 @@ impl LocalEcr {
     fn end(&self) {
         self.stop.send_replace(true);
         self.tasks.iter().for_each(JoinHandle::abort);
+    }
+}
+
+/// Ends upload sessions as their time comes, so that what nobody asks for again takes no room.
+async fn end_old_uploads(engine: Arc<Engine>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        engine.end_old_uploads();
     }
 }
 

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod fault_proxy;
+mod instructions;
 mod record;
 
 use std::fmt::Display;
@@ -11,7 +12,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
-use local_ecr::{Config, Imds, LocalEcr, MissingRepository, Mutability, Policy, Rule, Storage, Tls};
+use instructions::Instructions;
+use local_ecr::{Config, Imds, LocalEcr, MissingRepository, Mutability, Notices, Policy, Rule, Storage, Tls};
 use record::Record;
 
 /// A local Amazon ECR for tests and demos
@@ -38,7 +40,10 @@ struct Serve {
     /// Listen on other addresses than loopback, where anyone may push
     #[arg(long)]
     allow_remote: bool,
-    /// Keep images in this directory instead of in memory
+    /// The host that clients know this server by, if it is none of this machine's own names and addresses
+    #[arg(long, value_name = "HOST[:PORT]")]
+    public_host: Option<String>,
+    /// Keep images in this directory instead of in memory; one server at a time
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// The account id
@@ -127,6 +132,8 @@ impl Serve {
             mounting: self.mounting,
             tls: self.tls.then(|| Tls { ca_out: self.ca_out.clone() }),
             imds: self.imds.then(Imds::default),
+            public_host: self.public_host.clone(),
+            notices: notices(),
             ..Config::default()
         };
         if let Some(directory) = &self.data {
@@ -153,21 +160,24 @@ async fn serve(config: Config, arguments: Serve) -> ExitCode {
         Ok(server) => server,
         Err(error) => return fail(USAGE, error),
     };
-    for name in repositories.iter().filter(|name| server.repository(name).is_none()) {
+    // A damaged one is there, and was named.
+    let is_missing =
+        |name: &&String| server.repository(name).is_none() && !server.damaged_repositories().contains(name);
+    for name in repositories.iter().filter(is_missing) {
         if let Err(error) = server.create_repository(name, Mutability::mutable()) {
             return fail(USAGE, format_args!("cannot create the repository '{name}': {error}"));
         }
     }
     arguments.rule.into_iter().for_each(|rule| server.add_rule(rule));
     println!("{}", server.endpoint_url());
-    let host = server.registry_host();
-    eprintln!("The API:  export AWS_ENDPOINT_URL={} AWS_REGION={region}", server.endpoint_url());
-    eprintln!("          export AWS_ACCESS_KEY_ID=local AWS_SECRET_ACCESS_KEY=local");
-    eprintln!("Log in:   aws ecr get-login-password | docker login --username AWS --password-stdin {host}");
-    eprintln!("Push:     docker push {host}/{}:TAG", repositories.first().map_or("REPOSITORY", String::as_str));
-    if let Some(endpoint) = server.imds_endpoint() {
-        eprintln!("Metadata: export AWS_EC2_METADATA_SERVICE_ENDPOINT={endpoint}");
-    }
+    let instructions = Instructions {
+        server: &server,
+        region: &region,
+        repository: repositories.iter().find(|name| server.repository(name).is_some()).map(String::as_str),
+        public_host: arguments.public_host.as_deref(),
+        tls: arguments.tls.then_some(arguments.ca_out.as_deref()),
+    };
+    eprint!("{}", instructions.text());
     let outcome =
         record::keep(arguments.record.as_deref(), stop, || Record::new(server.hits(), &server.requests())).await;
     server.shutdown().await;
@@ -175,6 +185,11 @@ async fn serve(config: Config, arguments: Serve) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(sentence) => fail(1, sentence),
     }
+}
+
+/// A line on standard error for each notice.
+fn notices() -> Notices {
+    Notices::new(|notice| eprintln!("local-ecr: {notice}"))
 }
 
 /// Waits for Control-C or a request to end. Listening starts with the call, not with the first wait.

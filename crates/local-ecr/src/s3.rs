@@ -1,14 +1,20 @@
 //! The stand-in for the S3 that blobs are read from.
 
-use crate::engine::Engine;
+use http_body_util::BodyExt;
+
+use crate::engine::{Engine, Presigned};
 use crate::http::{Request, Response, ResponseExt, answer};
 
 /// Where it lies on the port; no repository is under `/v2/` there.
 pub(crate) const PREFIX: &str = "/_s3/";
 
 pub(crate) fn serve(engine: &Engine, request: &Request) -> Response {
-    // the address is signed already, and S3 takes one way of proving oneself only.
-    if request.headers.contains_key("authorization") {
+    let id = request.path.strip_prefix(PREFIX).unwrap_or_default();
+    let presigned = engine.presigned(id);
+    // the address is signed already, and S3 takes one way of proving oneself only. A client that was not led to
+    // another host cannot know that it has to drop the header.
+    let may_be_there = presigned.as_ref().is_some_and(|presigned| !presigned.is_elsewhere);
+    if !may_be_there && request.headers.contains_key("authorization") {
         return error(
             400,
             "InvalidArgument",
@@ -19,8 +25,7 @@ pub(crate) fn serve(engine: &Engine, request: &Request) -> Response {
     if !matches!(request.method.as_str(), "GET" | "HEAD") {
         return error(405, "MethodNotAllowed", "The specified method is not allowed against this resource.");
     }
-    let id = request.path.strip_prefix(PREFIX).unwrap_or_default();
-    let Some(blob) = engine.presigned(id) else {
+    let Some(Presigned { blob, .. }) = presigned else {
         return error(403, "AccessDenied", "Request has expired");
     };
     let asked = request.header("range");
@@ -44,10 +49,19 @@ pub(crate) fn serve(engine: &Engine, request: &Request) -> Response {
     }
     match blob.body(range) {
         Ok(body) => {
-            *response.body_mut() = body;
+            let (notices, path) = (engine.config.notices.clone(), request.path.clone());
+            // The answer has begun, so the client sees no more than its end.
+            *response.body_mut() = body
+                .map_err(move |error| {
+                    notices.internal(format!("GET {path}"), &error);
+                    error
+                })
+                .boxed_unsync();
             response
         }
-        Err(_) => error(500, "InternalError", "We encountered an internal error. Please try again."),
+        Err(cause) => {
+            error(500, "InternalError", "We encountered an internal error. Please try again.").caused_by(&cause)
+        }
     }
 }
 

@@ -1,13 +1,14 @@
 //! Listening, connections, and the way of a request through faults and doors.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use hyper::Method;
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_LENGTH, DATE};
+use hyper::http::request::Parts;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -18,16 +19,18 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
 use crate::engine::Engine;
-use crate::faults::{ConnectionAction, ConnectionHit, Script};
-use crate::http::{Request, RequestBody, Response, ResponseExt, answer};
-use crate::imds::Metadata;
+use crate::faults::{Answer, ConnectionAction, ConnectionHit, Script};
+use crate::hosts::{self, Foreign};
+use crate::http::{Cause, Request, RequestBody, Response, ResponseExt, answer};
+use crate::imds::{self, Metadata};
+use crate::notice::{Notice, Notices};
 #[cfg(feature = "proxy")]
 use crate::proxy::{Proxy, Way};
 use crate::recorder::Recorder;
 use crate::registry::Target;
 use crate::socket::{Ending, Socket};
-use crate::suffer::suffer;
-use crate::util::{lock, shifted};
+use crate::suffer::{early, suffer};
+use crate::util::lock;
 use crate::{api, registry, s3, sts};
 
 /// What one port, or one connection, serves.
@@ -58,6 +61,46 @@ impl Service {
         }
     }
 
+    fn notices(&self) -> &Notices {
+        match self {
+            Self::Ecr(engine) => &engine.config.notices,
+            Self::Metadata(metadata) => &metadata.engine().config.notices,
+            #[cfg(feature = "proxy")]
+            Self::Proxy(proxy, _) => &proxy.notices,
+        }
+    }
+
+    /// `Err` is the refusal of a request that is to another host, or was made by a page of another.
+    fn check_host(&self, head: &Parts, arrived_at: Option<IpAddr>) -> Result<(), Answer> {
+        let (engine, more): (_, &[&str]) = match self {
+            Self::Ecr(engine) => (engine, &[]),
+            Self::Metadata(metadata) => (metadata.engine(), &imds::ADDRESSES),
+            // The server behind it does that.
+            #[cfg(feature = "proxy")]
+            Self::Proxy(..) => return Ok(()),
+        };
+        let addresses: Vec<_> = arrived_at.into_iter().chain([engine.address.ip()]).collect();
+        hosts::check(head, &engine.config, more, &addresses).map_err(|foreign| match foreign {
+            Foreign::Host(host) => {
+                let own = engine.registry_host(None);
+                let host: String = host.chars().take(SHOWN).collect();
+                let sentence = match host.as_str() {
+                    "" => format!("a request needs the header Host: ask {own}"),
+                    host => format!(
+                        "local-ecr does not answer for the host '{host}': ask {own}, or start it with --public-host {host}"
+                    ),
+                };
+                Answer::error(421, "MisdirectedRequest", &sentence)
+            }
+            Foreign::Origin(origin) => {
+                let origin: String = origin.chars().take(SHOWN).collect();
+                let sentence =
+                    format!("local-ecr does not answer pages of '{origin}': ask it from a program, not from a browser");
+                Answer::error(403, "ForbiddenOrigin", &sentence)
+            }
+        })
+    }
+
     /// What state faults change, if this is what keeps it.
     pub fn engine(&self) -> Option<&Engine> {
         match self {
@@ -69,6 +112,9 @@ impl Service {
     }
 }
 
+/// How many characters of a header are shown to whoever sent it.
+const SHOWN: usize = 255;
+
 /// Accepts connections until the task is dropped; its connections end with it.
 pub(crate) async fn listen(
     listener: TcpListener,
@@ -77,12 +123,18 @@ pub(crate) async fn listen(
     shutdown: watch::Receiver<bool>,
 ) {
     let mut connections = JoinSet::new();
+    let mut is_accepting = true;
     loop {
         let tcp = match listener.accept().await {
-            Ok((tcp, _)) => tcp,
+            Ok((tcp, _)) => {
+                is_accepting = true;
+                tcp
+            }
             Err(error) => {
                 // Out of file descriptors, most likely: some will come back.
-                tracing::warn!("cannot accept a connection: {error}");
+                if std::mem::take(&mut is_accepting) {
+                    service.notices().report(&Notice::NotAccepting { cause: error.to_string() });
+                }
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
@@ -94,6 +146,7 @@ pub(crate) async fn listen(
 
 async fn connection(tcp: TcpStream, tls: Option<TlsAcceptor>, service: Service, shutdown: watch::Receiver<bool>) {
     let ending = Ending::default();
+    let arrived_at = tcp.local_addr().ok().map(|address| address.ip());
     let mut hit = match &service {
         Service::Metadata(_) => None,
         service => lock(service.script()).meet_connection(),
@@ -110,9 +163,9 @@ async fn connection(tcp: TcpStream, tls: Option<TlsAcceptor>, service: Service, 
         return;
     }
     match tls {
-        None => converse(socket, ending, service, shutdown).await,
+        None => converse(socket, arrived_at, ending, service, shutdown).await,
         Some(acceptor) => match acceptor.accept(socket).await {
-            Ok(stream) => converse(stream, ending, service, shutdown).await,
+            Ok(stream) => converse(stream, arrived_at, ending, service, shutdown).await,
             Err(error) => tracing::debug!("no TLS handshake: {error}"),
         },
     }
@@ -128,16 +181,27 @@ async fn garbage(mut socket: Socket) {
     }
 }
 
-/// Serves the requests of one connection.
-pub(crate) async fn converse<S>(stream: S, ending: Ending, service: Service, shutdown: watch::Receiver<bool>)
-where
+/// Serves the requests of one connection, which came to this address.
+pub(crate) async fn converse<S>(
+    stream: S,
+    arrived_at: Option<IpAddr>,
+    ending: Ending,
+    service: Service,
+    shutdown: watch::Receiver<bool>,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let serve = service_fn(|request| {
         // In a task of its own: hyper drops the future of a request whose client went away, but a commit must go
         // on, and what an upload received must be kept.
-        let task = tokio::spawn(handle(service.clone(), request, ending.clone(), shutdown.clone()));
-        async move { task.await.map_err(io::Error::other)? }
+        let task = tokio::spawn(handle(service.clone(), request, arrived_at, ending.clone(), shutdown.clone()));
+        let notices = service.notices().clone();
+        async move {
+            task.await.unwrap_or_else(|panic| {
+                notices.internal("a request", &panic);
+                Err(io::Error::other(panic))
+            })
+        }
     });
     // A client that thinks for long is no fault of its connection.
     let connection = http1::Builder::new()
@@ -153,6 +217,7 @@ where
 async fn handle(
     service: Service,
     mut request: hyper::Request<Incoming>,
+    arrived_at: Option<IpAddr>,
     ending: Ending,
     shutdown: watch::Receiver<bool>,
 ) -> io::Result<Response> {
@@ -170,8 +235,13 @@ async fn handle(
     };
     let method = head.method.as_str();
     let entry = service.recorder().begin(method, &path_and_query, &operation);
+    // Before a fault can be spent on it.
+    let foreign = service.check_host(&head, arrived_at).err();
     let length = head.headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    let fault = lock(service.script()).meet(method, &path_and_query, &operation, length);
+    let fault = match &foreign {
+        None => lock(service.script()).meet(method, &path_and_query, &operation, length),
+        Some(_) => None,
+    };
     let request = Request {
         method: head.method.clone(),
         path: head.uri.path().to_owned(),
@@ -184,9 +254,10 @@ async fn handle(
     };
     let is_head = request.method == "HEAD";
     let serve = |request| serve(&service, &ending, request);
-    let mut response = match fault {
-        None => serve(request).await?,
-        Some(fault) => suffer(fault, &service, request, &ending, serve).await?,
+    let mut response = match (foreign, fault) {
+        (Some(refusal), _) => early(&refusal, &request, &ending),
+        (None, None) => serve(request).await?,
+        (None, Some(fault)) => suffer(fault, &service, request, &ending, serve).await?,
     };
     if is_head && !response.status().is_success() {
         *response.body_mut() = crate::http::full("");
@@ -196,7 +267,7 @@ async fn handle(
 }
 
 /// What a request is or stands for.
-fn operation(head: &hyper::http::request::Parts, path_and_query: &str) -> String {
+fn operation(head: &Parts, path_and_query: &str) -> String {
     if let Some(target) = head.headers.get("x-amz-target").and_then(|value| value.to_str().ok()) {
         return api::operation(target).to_owned();
     }
@@ -217,12 +288,19 @@ async fn serve(service: &Service, ending: &Ending, request: Request) -> io::Resu
         #[cfg(feature = "proxy")]
         Service::Proxy(proxy, way) => return proxy.serve(way, ending, request).await,
     };
+    let mut operation = format!("{} {}", request.method, request.path);
+    if let Some(target) = request.header("x-amz-target") {
+        operation.push_str(&format!(" ({})", api::operation(target)));
+    }
     let response = route(service, engine, request).await?;
-    if engine.config.clock_ahead == 0 {
+    if response.status().is_server_error() {
+        let cause = response.extensions().get::<Cause>().map_or("not known", |cause| cause.0.as_str());
+        engine.config.notices.internal(operation, cause);
+    }
+    if !engine.clock.is_shifted() {
         return Ok(response);
     }
-    let now = shifted(SystemTime::now(), engine.config.clock_ahead);
-    Ok(response.header(DATE.as_str(), httpdate::fmt_http_date(now)))
+    Ok(response.header(DATE.as_str(), httpdate::fmt_http_date(engine.clock.now())))
 }
 
 async fn route(service: &Service, engine: &Engine, request: Request) -> io::Result<Response> {

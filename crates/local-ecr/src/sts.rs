@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::auth::{Principal, Session};
+use crate::auth::{Principal, Service, Session};
 use crate::engine::Engine;
 use crate::error::Refusal;
 use crate::http::{Request, Response, ResponseExt, answer};
@@ -113,14 +113,15 @@ fn signer(engine: &Engine, request: &Request, body: &[u8]) -> Result<Principal, 
         // The Query protocol has shorter names for some of them.
         let code = match refusal.name {
             "ExpiredTokenException" => "ExpiredToken",
+            "IncompleteSignatureException" => "IncompleteSignature",
             "InvalidSignatureException" => "SignatureDoesNotMatch",
             "MissingAuthenticationTokenException" => "MissingAuthenticationToken",
             "UnrecognizedClientException" => "InvalidClientTokenId",
             other => other,
         };
-        Box::new(refuse(403, code, &refusal.message))
+        Box::new(refuse(if code == "IncompleteSignature" { 400 } else { 403 }, code, &refusal.message))
     };
-    let principal = engine.identities.signer(request, body).map_err(named)?;
+    let principal = engine.identities.signer(request, body, Service::Sts).map_err(named)?;
     request.entry.is_from(&principal.arn);
     Ok(principal)
 }

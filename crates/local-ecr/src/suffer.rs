@@ -57,10 +57,7 @@ where
         FaultAction::DripAnswer { per_second } => Ok(http::drip(serve(request).await?, per_second)),
         FaultAction::EarlyAnswer(answer) => {
             request.body.skip(read_first).await?;
-            ending.linger.store(true, Ordering::Release);
-            let mut response = render(&answer, &request);
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            Ok(response)
+            Ok(early(&answer, &request, ending))
         }
         FaultAction::FailConnections { count, action } => {
             lock(service.script()).add_to_connections(ConnectionFault::new(action).times(count));
@@ -111,6 +108,14 @@ where
             serve(request).await
         }
     }
+}
+
+/// An answer before the body was read to its end. The connection ends with it.
+pub(crate) fn early(scripted: &Answer, request: &Request, ending: &Ending) -> Response {
+    ending.linger.store(true, Ordering::Release);
+    let mut response = render(scripted, request);
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// Changes what the server keeps.

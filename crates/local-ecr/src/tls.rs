@@ -11,6 +11,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::config::Config;
+use crate::hosts::Host;
 
 /// The TLS side of a server.
 pub(crate) struct Identity {
@@ -23,7 +24,7 @@ pub(crate) struct Identity {
 pub(crate) fn host_names(config: &Config) -> Vec<String> {
     let (account, region) = (&config.account, &config.region);
     let suffix = dns_suffix(region);
-    vec![
+    let mut names = vec![
         registry_host(config),
         format!("{account}.dkr-ecr.{region}.on.aws"),
         format!("api.ecr.{region}.{suffix}"),
@@ -34,7 +35,9 @@ pub(crate) fn host_names(config: &Config) -> Vec<String> {
         "localhost".to_owned(),
         "127.0.0.1".to_owned(),
         "::1".to_owned(),
-    ]
+    ];
+    names.extend(config.public_host.as_deref().and_then(Host::parse).map(|host| host.name));
+    names
 }
 
 pub(crate) fn bucket_host(config: &Config) -> String {

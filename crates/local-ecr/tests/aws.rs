@@ -8,14 +8,14 @@ use common::*;
 use local_ecr::{Config, Imds, ImdsMode, Sts, Tls};
 
 const ROLE: &str = "RoleArn=arn%3Aaws%3Aiam%3A%3A123456789012%3Arole%2Fdeploy&RoleSessionName=ci";
-const SIGNED: &str =
-    "AWS4-HMAC-SHA256 Credential=alice/20260101/us-east-1/sts/aws4_request, SignedHeaders=host, Signature=00";
 
 async fn sts(ecr: &Ecr, form: &str) -> (u16, String) {
+    let (date, authorization) = unsigned("alice", "us-east-1", "sts");
     let response = ecr
         .bare("POST", "/")
         .header("content-type", "application/x-www-form-urlencoded; charset=utf-8")
-        .header("authorization", SIGNED)
+        .header("x-amz-date", date)
+        .header("authorization", authorization)
         .body(format!("{form}&Version=2011-06-15"))
         .send()
         .await
@@ -82,10 +82,11 @@ async fn credentials_of_a_role_can_be_short_lived() {
     let session_token = member("SessionToken");
     // Without its session token it is not even that.
     assert_eq!(ecr.refused("GetAuthorizationToken", serde_json::json!({})).await.0, "UnrecognizedClientException");
-    let authorization = SIGNED.replace("alice", &ecr.key).replace("/sts/", "/ecr/");
+    let (date, authorization) = unsigned(&ecr.key, "us-east-1", "ecr");
     let response = ecr
         .bare("POST", "/")
         .header("x-amz-target", "AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken")
+        .header("x-amz-date", date)
         .header("authorization", authorization)
         .header("x-amz-security-token", session_token)
         .send()

@@ -100,8 +100,9 @@ fn started(arguments: &[&str]) -> (std::process::Child, String) {
 }
 
 fn status_of(address: &str) -> String {
-    let mut stream = std::net::TcpStream::connect(address.trim_start_matches("http://")).unwrap();
-    stream.write_all(b"GET /v2/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let host = address.trim_start_matches("http://");
+    let mut stream = std::net::TcpStream::connect(host).unwrap();
+    write!(stream, "GET /v2/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer.split(' ').nth(1).unwrap_or_default().to_owned()

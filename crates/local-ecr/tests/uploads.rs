@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::Duration;
+
 use common::*;
 use local_ecr::{Config, Fault, FaultAction, Limits, MissingRepository, Storage};
 use serde_json::json;
@@ -309,4 +311,139 @@ async fn many_large_blobs_go_up_at_once_into_a_directory() {
         let path = directory.path().join("team+app/blobs/sha256").join(digest.trim_start_matches("sha256:"));
         assert_eq!(path.metadata().unwrap().len(), 12 << 20);
     }
+}
+
+fn in_directory(directory: &tempfile::TempDir) -> Config {
+    Config { storage: Storage::Directory(directory.path().to_owned()), ..Config::default() }
+}
+
+/// How many bytes lie in unfinished uploads.
+fn spooled(directory: &tempfile::TempDir) -> u64 {
+    let files = std::fs::read_dir(directory.path().join(".uploads")).unwrap();
+    files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+}
+
+/// How many files below the directory this process has open.
+#[cfg(target_os = "linux")]
+fn open_files(directory: &tempfile::TempDir) -> usize {
+    let files = std::fs::read_dir("/proc/self/fd").unwrap();
+    let uploads = directory.path().join(".uploads");
+    files
+        .filter(|file| std::fs::read_link(file.as_ref().unwrap().path()).is_ok_and(|it| it.starts_with(&uploads)))
+        .count()
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_session_that_waits_holds_no_open_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let ecr = start(in_directory(&directory)).await;
+    let mut urls = Vec::new();
+    for _ in 0..20 {
+        let url = ecr.session().await;
+        assert_eq!(ecr.at("PATCH", &url).body(vec![7; 2 * MIB + 1]).send().await.unwrap().status(), 201);
+        urls.push(url);
+    }
+    assert_eq!(open_files(&directory), 0);
+    // All of it is on disk, and goes on from there.
+    assert_eq!(spooled(&directory), 20 * (2 * MIB as u64 + 1));
+    let commit = format!("{}?digest={}", urls[0], digest(&vec![7; 2 * MIB + 1]));
+    assert_eq!(ecr.at("PUT", &commit).send().await.unwrap().status(), 201);
+}
+
+#[tokio::test]
+async fn a_session_ends_when_nothing_is_asked_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let hour = Duration::from_secs(3_600);
+    let limits = Limits { min_part_bytes: 1, ..Limits::default() };
+    let ecr = start(Config { upload_ttl: hour, limits, ..in_directory(&directory) }).await;
+    let (used, abandoned) = (ecr.session().await, ecr.session().await);
+    assert_eq!(ecr.at("PATCH", &abandoned).body("lost").send().await.unwrap().status(), 201);
+    for first in [0, 4] {
+        ecr.advance_clock(hour / 2);
+        let range = format!("{first}-{}", first + 3);
+        let sent = ecr.at("PATCH", &used).header("content-range", range).body("more").send().await.unwrap();
+        assert_eq!(sent.status(), 201);
+    }
+    assert_eq!(spooled(&directory), 8, "the other one's bytes are gone");
+    let answer = error_of(ecr.at("PATCH", &abandoned).body("late").send().await.unwrap()).await;
+    assert_eq!((answer.0, answer.1.as_str()), (404, "BLOB_UPLOAD_UNKNOWN"));
+    let commit = format!("{used}?digest={}", digest(b"moremore"));
+    assert_eq!(ecr.at("PUT", &commit).send().await.unwrap().status(), 201);
+}
+
+#[tokio::test]
+async fn a_session_that_bytes_flow_into_does_not_end() {
+    let ecr = std::sync::Arc::new(ecr().await);
+    let url = ecr.session().await;
+    let pause = FaultAction::Pause { after: 3, time: Duration::from_millis(400) };
+    ecr.add_fault(Fault::new(pause).method("PATCH").times(1));
+    let sending = tokio::spawn({
+        let (ecr, url) = (std::sync::Arc::clone(&ecr), url.clone());
+        async move { ecr.at("PATCH", &url).body("hello").send().await.unwrap().status() }
+    });
+    while ecr.requests().last().is_none_or(|request| request.body_bytes < 3) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    ecr.advance_clock(Duration::from_secs(7 * 60 * 60));
+    assert_eq!(sending.await.unwrap(), 201);
+    let commit = format!("{url}?digest={}", digest(b"hello"));
+    assert_eq!(ecr.at("PUT", &commit).send().await.unwrap().status(), 201);
+}
+
+#[tokio::test]
+async fn the_session_that_waited_longest_makes_room() {
+    let limits = Limits { upload_sessions: 3, ..Limits::default() };
+    let ecr = start(Config { limits, ..Config::default() }).await;
+    let mut urls = Vec::new();
+    for _ in 0..3 {
+        urls.push(ecr.session().await);
+        ecr.advance_clock(Duration::from_secs(1));
+    }
+    // The oldest one is in use again.
+    assert_eq!(ecr.at("PATCH", &urls[0]).body("a").send().await.unwrap().status(), 201);
+    urls.push(ecr.session().await);
+    let mut statuses = Vec::new();
+    for url in &urls {
+        let response = ecr.at("PUT", &format!("{url}?digest={}", digest(b"a"))).body("").send().await.unwrap();
+        statuses.push(response.status().as_u16());
+    }
+    // 400: there, and empty.
+    assert_eq!(statuses, [201, 404, 400, 400]);
+}
+
+#[tokio::test]
+async fn a_session_ends_with_its_repository() {
+    let directory = tempfile::tempdir().unwrap();
+    let ecr = start(in_directory(&directory)).await;
+    let url = ecr.session().await;
+    assert_eq!(ecr.at("PATCH", &url).body("hello").send().await.unwrap().status(), 201);
+    ecr.call("DeleteRepository", json!({ "repositoryName": REPOSITORY })).await;
+    assert_eq!(spooled(&directory), 0);
+    // Another one of the same name has no part in it.
+    ecr.create_repository(REPOSITORY, local_ecr::Mutability::mutable()).unwrap();
+    let commit = ecr.at("PUT", &format!("{url}?digest={}", digest(b"hello"))).send().await.unwrap();
+    assert_eq!(error_of(commit).await.1, "BLOB_UPLOAD_UNKNOWN");
+    assert!(ecr.snapshot().blobs.is_empty());
+}
+
+#[tokio::test]
+async fn a_repository_that_goes_during_an_upload_keeps_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let ecr = std::sync::Arc::new(start(in_directory(&directory)).await);
+    let url = format!("{}?digest={}", ecr.session().await, digest(b"hello"));
+    let pause = FaultAction::Pause { after: 3, time: Duration::from_millis(400) };
+    ecr.add_fault(Fault::new(pause).method("PUT").times(1));
+    let sending = tokio::spawn({
+        let ecr = std::sync::Arc::clone(&ecr);
+        async move { error_of(ecr.at("PUT", &url).body("hello").send().await.unwrap()).await }
+    });
+    while ecr.requests().last().is_none_or(|request| request.body_bytes < 3) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    ecr.call("DeleteRepository", json!({ "repositoryName": REPOSITORY })).await;
+    ecr.create_repository(REPOSITORY, local_ecr::Mutability::mutable()).unwrap();
+    let (status, code, _) = sending.await.unwrap();
+    assert_eq!((status, code.as_str()), (404, "BLOB_UPLOAD_UNKNOWN"));
+    assert!(ecr.snapshot().blobs.is_empty());
 }

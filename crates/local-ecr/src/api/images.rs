@@ -88,19 +88,19 @@ impl Call<'_> {
     pub(super) fn batch_delete_image(&self) -> Result<Value> {
         let repository = self.on_repository()?;
         let ids = self.list("imageIds", 100)?;
-        let mut contents = repository.contents();
         let (mut deleted, mut failures) = (Vec::new(), Vec::new());
-        for id in ids {
-            let (digest, tag) = (id["imageDigest"].as_str(), id["imageTag"].as_str());
-            match self.engine.delete_image(&mut contents, &repository, digest, tag) {
-                Err(failure) => failures.push(show_failure(id, failure)),
-                Ok((digest, tags)) if tags.is_empty() => deleted.push(json!({ "imageDigest": digest })),
-                Ok((digest, tags)) => {
-                    deleted.extend(tags.iter().map(|tag| json!({ "imageDigest": digest, "imageTag": tag })));
+        self.engine.delete_images(&repository, |contents| {
+            for id in ids {
+                let (digest, tag) = (id["imageDigest"].as_str(), id["imageTag"].as_str());
+                match self.engine.delete_image(contents, digest, tag) {
+                    Err(failure) => failures.push(show_failure(id, failure)),
+                    Ok((digest, tags)) if tags.is_empty() => deleted.push(json!({ "imageDigest": digest })),
+                    Ok((digest, tags)) => {
+                        deleted.extend(tags.iter().map(|tag| json!({ "imageDigest": digest, "imageTag": tag })));
+                    }
                 }
             }
-        }
-        repository.save(&contents).map_err(Refusal::server)?;
+        })?;
         Ok(json!({ "imageIds": deleted, "failures": failures }))
     }
 

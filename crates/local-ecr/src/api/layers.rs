@@ -79,7 +79,7 @@ impl Call<'_> {
         }))
     }
 
-    pub(super) fn download_url_for_layer(&self, host: Option<&str>) -> Result<Value> {
+    pub(super) fn download_url_for_layer(&self) -> Result<Value> {
         let repository = self.on_repository()?;
         let digest = self.string("layerDigest")?;
         check_digest("layerDigest", digest)?;
@@ -94,6 +94,6 @@ impl Call<'_> {
             ));
         }
         let blob = self.engine.readable_blob(&repository, digest)?;
-        Ok(json!({ "downloadUrl": self.engine.presign(blob, host), "layerDigest": digest }))
+        Ok(json!({ "downloadUrl": self.engine.presign(blob, self.host), "layerDigest": digest }))
     }
 }

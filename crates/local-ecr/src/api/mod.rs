@@ -6,7 +6,7 @@ mod repositories;
 
 use serde_json::{Value, json};
 
-use crate::auth::Principal;
+use crate::auth::{Principal, Service};
 use crate::engine::Engine;
 use crate::error::{Refusal, Result};
 use crate::http::{Request, Response, ResponseExt, json as json_answer};
@@ -40,13 +40,17 @@ pub(crate) async fn serve(engine: &Engine, mut request: Request) -> std::io::Res
 
 /// an error names itself in the body and in a header.
 pub(crate) fn refuse(refusal: &Refusal) -> Response {
-    json_answer(refusal.api_status(), CONTENT_TYPE, &refusal.api_body())
+    let response = json_answer(refusal.api_status(), CONTENT_TYPE, &refusal.api_body())
         .header("x-amzn-ErrorType", refusal.name)
-        .header("x-amzn-RequestId", random_uuid())
+        .header("x-amzn-RequestId", random_uuid());
+    match &refusal.cause {
+        None => response,
+        Some(cause) => response.caused_by(cause),
+    }
 }
 
 async fn call(engine: &Engine, request: &Request, body: &[u8]) -> Result<Value> {
-    let principal = engine.identities.signer(request, body)?;
+    let principal = engine.identities.signer(request, body, Service::Ecr)?;
     request.entry.is_from(&principal.arn);
     let target = request.header("x-amz-target").unwrap_or_default();
     //
@@ -60,7 +64,7 @@ async fn call(engine: &Engine, request: &Request, body: &[u8]) -> Result<Value> 
     if !input.is_object() {
         return Err(Refusal::new("SerializationException", "The request is not a JSON object"));
     }
-    let call = Call { engine, principal, operation, input };
+    let call = Call { engine, principal, operation, input, host: request.header("host") };
     match operation {
         "BatchCheckLayerAvailability" => call.batch_check_layer_availability(),
         "BatchDeleteImage" => call.batch_delete_image(),
@@ -72,7 +76,7 @@ async fn call(engine: &Engine, request: &Request, body: &[u8]) -> Result<Value> 
         "DescribeRepositories" => call.describe_repositories(),
         "GetAccountSetting" => call.account_setting(),
         "GetAuthorizationToken" => call.authorization_token(),
-        "GetDownloadUrlForLayer" => call.download_url_for_layer(request.header("host")),
+        "GetDownloadUrlForLayer" => call.download_url_for_layer(),
         "InitiateLayerUpload" => call.initiate_layer_upload(),
         "ListImages" => call.list_images(),
         "PutImage" => call.put_image(),
@@ -88,6 +92,8 @@ struct Call<'a> {
     principal: Principal,
     operation: &'a str,
     input: Value,
+    /// `HOST[:PORT]` that the client asked for.
+    host: Option<&'a str>,
 }
 
 impl Call<'_> {
@@ -173,7 +179,7 @@ impl Call<'_> {
         Ok(json!({ "authorizationData": [{
             "authorizationToken": BASE64_STANDARD.encode(format!("AWS:{password}")),
             "expiresAt": epoch(expires),
-            "proxyEndpoint": format!("{}://{}", engine.scheme(), engine.registry_host()),
+            "proxyEndpoint": format!("{}://{}", engine.scheme(), engine.registry_host(self.host)),
         }] }))
     }
 }

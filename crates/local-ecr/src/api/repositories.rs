@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Call, with_next};
 use crate::error::{Refusal, Result};
 use crate::rules::Mutability;
-use crate::store::{Repository, Settings};
+use crate::store::{Contents, Repository, Settings};
 use crate::util::epoch;
 
 impl Call<'_> {
@@ -59,19 +59,8 @@ impl Call<'_> {
 
     pub(super) fn delete_repository(&self) -> Result<Value> {
         let repository = self.on_repository()?;
-        // R-56.
-        if self.input["force"] != true && !repository.contents().images.is_empty() {
-            return Err(Refusal::new(
-                "RepositoryNotEmptyException",
-                format!(
-                    "The repository with name '{}' in registry with id '{}' cannot be deleted because it still \
-                     contains images",
-                    repository.name, self.engine.config.account
-                ),
-            ));
-        }
         let described = self.describe(&repository);
-        self.engine.store.delete(&repository.name).map_err(Refusal::server)?;
+        self.engine.delete_repository(&repository, self.input["force"] == true)?;
         Ok(json!({ "repository": described }))
     }
 
@@ -79,9 +68,9 @@ impl Call<'_> {
         let repository = self.on_repository()?;
         let filters = &self.input["imageTagMutabilityExclusionFilters"];
         let mutability = Mutability::parse(self.string("imageTagMutability")?, filters)?;
-        let mut contents = repository.contents();
-        contents.settings.mutability = mutability.clone();
-        repository.save(&contents).map_err(Refusal::server)?;
+        let mut contents = self.engine.changeable(&repository)?;
+        let set = |contents: &mut Contents| contents.settings.mutability = mutability.clone();
+        repository.change(&mut contents, set).map_err(Refusal::server)?;
         let mut answer = json!({
             "registryId": self.engine.config.account,
             "repositoryName": repository.name,
@@ -125,7 +114,7 @@ impl Call<'_> {
             "registryId": engine.config.account,
             "repositoryName": repository.name,
             // R-36.
-            "repositoryUri": format!("{}/{}", engine.registry_host(), repository.name),
+            "repositoryUri": format!("{}/{}", engine.registry_host(self.host), repository.name),
             "createdAt": epoch(settings.created_at),
             "imageScanningConfiguration": settings.scanning,
             "encryptionConfiguration": settings.encryption,

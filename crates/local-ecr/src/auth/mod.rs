@@ -3,13 +3,14 @@
 mod sigv4;
 
 use std::collections::HashMap;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD};
 
+use crate::clock::Clock;
 use crate::config::{Config, Key};
 use crate::error::{Refusal, Result};
 use crate::http::Request;
@@ -67,8 +68,29 @@ struct Token {
     expires: SystemTime,
 }
 
-/// Seconds by which the time of a signature may differ.
-const SKEW: i64 = 300;
+/// What a signature is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Service {
+    Ecr,
+    Sts,
+}
+
+impl Service {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ecr => "ecr",
+            Self::Sts => "sts",
+        }
+    }
+
+    /// R-59: minutes by which the time of a signature may differ.
+    fn skew(self) -> i64 {
+        match self {
+            Self::Ecr => 5,
+            Self::Sts => 15,
+        }
+    }
+}
 
 /// `20260131T123456Z`, as signatures have it.
 fn compact(time: SystemTime) -> String {
@@ -79,7 +101,7 @@ fn compact(time: SystemTime) -> String {
 pub(crate) struct Identities {
     account: String,
     region: String,
-    clock_ahead: i64,
+    clock: Arc<Clock>,
     /// With keys configured, no other key is let in.
     strict: AtomicBool,
     keys: Mutex<HashMap<String, Known>>,
@@ -87,11 +109,11 @@ pub(crate) struct Identities {
 }
 
 impl Identities {
-    pub fn new(config: &Config) -> Self {
+    pub fn new(config: &Config, clock: Arc<Clock>) -> Self {
         let identities = Self {
             account: config.account.clone(),
             region: config.region.clone(),
-            clock_ahead: config.clock_ahead,
+            clock,
             strict: AtomicBool::new(false),
             keys: Mutex::default(),
             tokens: Mutex::default(),
@@ -115,25 +137,62 @@ impl Identities {
         Principal::user(&self.account, name)
     }
 
-    /// R-59: a signature is good for five minutes, in both directions.
-    fn check_time(&self, signed: &str) -> Result<()> {
-        let now = shifted(SystemTime::now(), self.clock_ahead);
-        let (shown, first, last) = (compact(now), compact(shifted(now, -SKEW)), compact(shifted(now, SKEW)));
-        let refuse = |text| Err(Refusal::new("InvalidSignatureException", text));
+    /// R-59: a signature is good for some minutes, in both directions.
+    fn check_time(&self, signed: &str, service: Service) -> Result<()> {
+        let (now, minutes) = (self.clock.now(), service.skew());
+        let (shown, first, last) =
+            (compact(now), compact(shifted(now, -60 * minutes)), compact(shifted(now, 60 * minutes)));
         // Times written so are in the order of their letters.
         if signed < first.as_str() {
-            return refuse(format!("Signature expired: {signed} is now earlier than {first} ({shown} - 5 min.)"));
+            return Err(invalid_signature(format!(
+                "Signature expired: {signed} is now earlier than {first} ({shown} - {minutes} min.)"
+            )));
         }
         if signed > last.as_str() {
-            return refuse(format!(
-                "Signature not yet current: {signed} is still later than {last} ({shown} + 5 min.)"
-            ));
+            return Err(invalid_signature(format!(
+                "Signature not yet current: {signed} is still later than {last} ({shown} + {minutes} min.)"
+            )));
         }
         Ok(())
     }
 
+    /// R-62: a signature is for one region, one service and one day. It is checked of every key: what is wrong with it needs
+    /// no secret to be seen.
+    fn check_scope(&self, credential: &Credential, request: &Request, service: Service) -> Result<()> {
+        let region = credential.region;
+        // STS has one more endpoint, without a region in its name.
+        let is_valid = region == self.region || service == Service::Sts && region == GLOBAL_STS_REGION;
+        if !is_valid {
+            return Err(invalid_signature(format!("Credential should be scoped to a valid region, not '{region}'. ")));
+        }
+        if credential.service != service.name() {
+            return Err(invalid_signature(format!(
+                "Credential should be scoped to correct service: '{}'. ",
+                service.name()
+            )));
+        }
+        let incomplete = |text: String| Refusal::new("IncompleteSignatureException", text);
+        let signed = request.header("x-amz-date").ok_or_else(|| {
+            incomplete(
+                "Authorization header requires existence of either a 'X-Amz-Date' or a 'Date' header.".to_owned(),
+            )
+        })?;
+        if !is_compact(signed) {
+            return Err(incomplete(format!("Date must be in ISO-8601 'basic format'. Got '{signed}'.")));
+        }
+        let day = &signed[..8];
+        if credential.date != day {
+            return Err(invalid_signature(format!(
+                "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP: '{}' != \
+                 '{day}', from '{signed}'.",
+                credential.date
+            )));
+        }
+        self.check_time(signed, service)
+    }
+
     /// R-37: the principal of a signed request.
-    pub fn signer(&self, request: &Request, body: &[u8]) -> Result<Principal> {
+    pub fn signer(&self, request: &Request, body: &[u8], service: Service) -> Result<Principal> {
         let authorization = request
             .header("authorization")
             .ok_or_else(|| Refusal::new("MissingAuthenticationTokenException", "Missing Authentication Token"))?;
@@ -143,7 +202,10 @@ impl Identities {
         let keys = lock(&self.keys);
         let Some(known) = keys.get(credential.access_key_id) else {
             return match self.strict.load(Ordering::Relaxed) {
-                false => Ok(Principal::user(&self.account, credential.access_key_id)),
+                false => {
+                    self.check_scope(&credential, request, service)?;
+                    Ok(Principal::user(&self.account, credential.access_key_id))
+                }
                 true => Err(invalid_token()),
             };
         };
@@ -151,22 +213,17 @@ impl Identities {
             if request.header("x-amz-security-token") != Some(token) {
                 return Err(invalid_token());
             }
-            if *expires <= SystemTime::now() {
+            if *expires <= self.clock.now() {
                 return Err(Refusal::new(
                     "ExpiredTokenException",
                     "The security token included in the request is expired",
                 ));
             }
         }
-        // STS may be called in another region than the one the registry is in.
-        if credential.service == "ecr" && credential.region != self.region {
-            return Err(Refusal::new("InvalidSignatureException", "Credential should be scoped to a valid region."));
-        }
-        self.check_time(request.header("x-amz-date").unwrap_or_default())?;
+        self.check_scope(&credential, request, service)?;
         let Request { method, path, query, headers, .. } = request;
         if !credential.verifies(&known.secret, method.as_str(), path, query, headers, body) {
-            return Err(Refusal::new(
-                "InvalidSignatureException",
+            return Err(invalid_signature(
                 "The request signature we calculated does not match the signature you provided. Check your AWS Secret \
                  Access Key and signing method. Consult the service documentation for details.",
             ));
@@ -180,7 +237,7 @@ impl Identities {
             access_key_id: format!("ASIA{}", random_hex(8).to_uppercase()),
             secret_access_key: random_hex(20),
             session_token: random_hex(64),
-            expires: SystemTime::now() + ttl,
+            expires: self.clock.now() + ttl,
         };
         let known = Known {
             secret: session.secret_access_key.clone(),
@@ -194,7 +251,7 @@ impl Identities {
     /// R-49: a password, and when it ends. It names its region so that another region can say what is wrong.
     pub fn issue_token(&self, principal: Principal, ttl: Duration) -> (String, SystemTime) {
         let password = BASE64_URL_SAFE_NO_PAD.encode(format!("local-ecr:{}:{}", self.region, random_hex(96)));
-        let expires = SystemTime::now() + ttl;
+        let expires = self.clock.now() + ttl;
         lock(&self.tokens).insert(password.clone(), Token { principal, expires });
         (password, expires)
     }
@@ -215,7 +272,7 @@ impl Identities {
         let Some(token) = tokens.get(password) else {
             return Err(if self.is_of_other_region(password) { BadToken::OtherRegion } else { BadToken::Unknown });
         };
-        if token.expires <= SystemTime::now() {
+        if token.expires <= self.clock.now() {
             return Err(BadToken::Expired);
         }
         Ok(token.principal.clone())
@@ -229,6 +286,22 @@ impl Identities {
         let mut parts = text.split(':');
         parts.next() == Some("local-ecr") && parts.next().is_some_and(|region| region != self.region)
     }
+}
+
+/// The region that requests to `sts.amazonaws.com` are signed for.
+const GLOBAL_STS_REGION: &str = "us-east-1";
+
+fn is_compact(time: &str) -> bool {
+    let is_right = |(at, byte): (usize, u8)| match at {
+        8 => byte == b'T',
+        15 => byte == b'Z',
+        _ => byte.is_ascii_digit(),
+    };
+    time.len() == 16 && time.bytes().enumerate().all(is_right)
+}
+
+fn invalid_signature(text: impl Into<String>) -> Refusal {
+    Refusal::new("InvalidSignatureException", text)
 }
 
 fn invalid_token() -> Refusal {

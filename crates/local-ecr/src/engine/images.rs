@@ -36,7 +36,7 @@ impl Engine {
                 format!("The calculated digest '{digest}' of the image manifest does not match the provided digest"),
             ));
         }
-        let mut contents = repository.contents();
+        let mut contents = self.changeable(repository)?;
         self.check_references(repository, &contents, &manifest)?;
         let tagged = new.tag.and_then(|tag| contents.tags.get(tag).map(|digest| (tag, digest)));
         // refused even if the digest is the same.
@@ -76,11 +76,13 @@ impl Engine {
         let pushed_at = existing.map_or_else(SystemTime::now, |image| image.pushed_at);
         let image = Image { bytes: new.bytes, manifest, pushed_at, archived: false };
         repository.write_manifest(&digest, &image.bytes).map_err(Refusal::server)?;
-        contents.images.insert(digest.clone(), image.clone());
-        if let Some(tag) = new.tag {
-            contents.tags.insert(tag.to_owned(), digest.clone());
-        }
-        repository.save(&contents).map_err(Refusal::server)?;
+        let put = |contents: &mut Contents| {
+            contents.images.insert(digest.clone(), image.clone());
+            if let Some(tag) = new.tag {
+                contents.tags.insert(tag.to_owned(), digest.clone());
+            }
+        };
+        repository.change(&mut contents, put).map_err(Refusal::server)?;
         Ok(Put { digest, image, unchanged })
     }
 
@@ -110,11 +112,21 @@ impl Engine {
         Ok(())
     }
 
+    /// Deletes images, and then the files of those that are gone: were it the other way round, a fault in between would
+    /// leave a directory that names what it has not.
+    pub fn delete_images<T>(&self, repository: &Repository, delete: impl FnOnce(&mut Contents) -> T) -> Result<T> {
+        let mut contents = self.changeable(repository)?;
+        let before: Vec<_> = contents.images.keys().cloned().collect();
+        let deleted = repository.change(&mut contents, delete).map_err(Refusal::server)?;
+        let gone = before.iter().filter(|digest| !contents.images.contains_key(*digest));
+        gone.for_each(|digest| repository.remove_manifest(digest));
+        Ok(deleted)
+    }
+
     /// deletes a tag, or an image with all its tags. `Err` is the failure code and its reason.
     pub fn delete_image(
         &self,
         contents: &mut Contents,
-        repository: &Repository,
         digest: Option<&str>,
         tag: Option<&str>,
     ) -> std::result::Result<(String, Vec<String>), (&'static str, &'static str)> {
@@ -130,7 +142,6 @@ impl Engine {
         }
         contents.tags.retain(|_, tagged| *tagged != found);
         contents.images.remove(&found);
-        repository.remove_manifest(&found);
         Ok((found, tags))
     }
 }

@@ -6,19 +6,21 @@ mod uploads;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
 use crate::auth::{Identities, Principal};
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::error::{Refusal, Result};
 use crate::faults::Script;
+use crate::hosts;
 use crate::policy::Verdict;
 use crate::recorder::Recorder;
 use crate::rules;
-use crate::store::{Blob, Repository, Settings, Store};
+use crate::store::{Blob, Contents, Repository, Settings, Store};
 use crate::tls;
 use crate::util::{lock, random_hex};
 pub(crate) use images::{NewImage, find_image};
@@ -38,18 +40,30 @@ pub(crate) struct Engine {
     pub script: Mutex<Script>,
     pub recorder: Recorder,
     pub shutdown: watch::Receiver<bool>,
+    pub clock: Arc<Clock>,
     uploads: Uploads,
     rates: Rates,
-    presigned: Mutex<HashMap<String, (Blob, Instant)>>,
+    presigned: Mutex<HashMap<String, Presigned>>,
+}
+
+/// What an address of the stand-in for S3 leads to.
+#[derive(Clone)]
+pub(crate) struct Presigned {
+    pub blob: Blob,
+    /// Whether the address names another host than the one the client came to.
+    pub is_elsewhere: bool,
+    since: SystemTime,
 }
 
 impl Engine {
-    pub fn new(config: Config, address: SocketAddr, shutdown: watch::Receiver<bool>) -> std::io::Result<Self> {
+    pub async fn new(config: Config, address: SocketAddr, shutdown: watch::Receiver<bool>) -> std::io::Result<Self> {
+        let clock = Arc::new(Clock::new(config.clock_ahead));
         let mut script = Script::default();
         config.faults.iter().cloned().for_each(|fault| script.add(fault));
         Ok(Self {
-            store: Store::open(&config.storage)?,
-            identities: Identities::new(&config),
+            store: Store::open(&config.storage, config.notices.clone()).await?,
+            identities: Identities::new(&config, Arc::clone(&clock)),
+            clock,
             rates: Rates::new(config.rates.clone()),
             script: Mutex::new(script),
             recorder: Recorder::default(),
@@ -61,11 +75,14 @@ impl Engine {
         })
     }
 
-    /// R-36: `HOST[:PORT]` of the registry: the port itself, or with TLS the real name.
-    pub fn registry_host(&self) -> String {
-        match self.config.tls {
-            Some(_) => self.with_port(crate::tls::registry_host(&self.config)),
-            None => self.reachable_address().to_string(),
+    /// R-36: `HOST[:PORT]` of the registry as answers name it: the public name, with TLS the real one, or else the host that
+    /// the client asked for, by which it can come again.
+    pub fn registry_host(&self, asked: Option<&str>) -> String {
+        match (&self.config.public_host, &self.config.tls, asked) {
+            (Some(host), ..) => host.clone(),
+            (None, Some(_), _) => self.with_port(tls::registry_host(&self.config)),
+            (None, None, Some(asked)) => asked.to_owned(),
+            (None, None, None) => self.reachable_address().to_string(),
         }
     }
 
@@ -154,6 +171,34 @@ impl Engine {
         })
     }
 
+    /// What is in a repository, to be changed: in one that was deleted meanwhile nothing must be kept.
+    pub fn changeable<'a>(&self, repository: &'a Repository) -> Result<MutexGuard<'a, Contents>> {
+        let contents = repository.contents();
+        match contents.is_gone {
+            true => Err(Refusal::no_repository(&repository.name, &self.config.account)),
+            false => Ok(contents),
+        }
+    }
+
+    /// Deletes a repository with all upload sessions in it. R-56: with images only by force.
+    pub fn delete_repository(&self, repository: &Repository, force: bool) -> Result<()> {
+        let may = |contents: &Contents| match force || contents.images.is_empty() {
+            _ if contents.is_gone => Err(Refusal::no_repository(&repository.name, &self.config.account)),
+            true => Ok(()),
+            false => Err(Refusal::new(
+                "RepositoryNotEmptyException",
+                format!(
+                    "The repository with name '{}' in registry with id '{}' cannot be deleted because it still \
+                     contains images",
+                    repository.name, self.config.account
+                ),
+            )),
+        };
+        self.store.delete(repository, may)?.map_err(Refusal::server)?;
+        self.end_uploads(&repository.name, None);
+        Ok(())
+    }
+
     /// R-52: a blob that may be read: ECR gives none that no image uses.
     pub fn readable_blob(&self, repository: &Repository, digest: &str) -> Result<Blob> {
         let contents = repository.contents();
@@ -170,23 +215,22 @@ impl Engine {
         })
     }
 
-    /// R-33: an address where the bytes are, on another host than the one the client came to: then clients drop the
-    /// `Authorization` header, as they have to before S3.
-    pub fn presign(&self, blob: Blob, came_to: Option<&str>) -> String {
-        let id = random_hex(32);
-        let now = Instant::now();
-        let mut presigned = lock(&self.presigned);
-        presigned.retain(|_, (_, ends)| *ends > now);
-        presigned.insert(id.clone(), (blob, now + PRESIGNED_TTL));
-        let host = match (&self.config.tls, came_to.unwrap_or_default().starts_with("localhost")) {
-            (Some(_), _) => self.with_port(tls::bucket_host(&self.config)),
-            (None, true) => self.reachable_address().to_string(),
-            (None, false) => self.with_port("localhost".to_owned()),
+    /// R-33: an address where the bytes are. Where this machine has two names, it is on another host than the one the client
+    /// came to: then clients drop the `Authorization` header, as they have to before S3.
+    pub fn presign(&self, blob: Blob, asked: Option<&str>) -> String {
+        let (host, is_elsewhere) = match (&self.config.public_host, &self.config.tls) {
+            (Some(host), _) => (host.clone(), false),
+            (None, Some(_)) => (self.with_port(tls::bucket_host(&self.config)), true),
+            (None, None) => hosts::elsewhere(&self.registry_host(asked)),
         };
+        let id = random_hex(32);
+        let mut presigned = lock(&self.presigned);
+        presigned.retain(|_, it| !self.clock.has_passed(it.since, PRESIGNED_TTL));
+        presigned.insert(id.clone(), Presigned { blob, is_elsewhere, since: self.clock.now() });
         format!("{}://{host}{}{id}?X-Amz-Expires=3600&X-Amz-Signature={id}", self.scheme(), crate::s3::PREFIX)
     }
 
-    pub fn presigned(&self, id: &str) -> Option<Blob> {
-        lock(&self.presigned).get(id).filter(|(_, ends)| *ends > Instant::now()).map(|(blob, _)| blob.clone())
+    pub fn presigned(&self, id: &str) -> Option<Presigned> {
+        lock(&self.presigned).get(id).filter(|it| !self.clock.has_passed(it.since, PRESIGNED_TTL)).cloned()
     }
 }

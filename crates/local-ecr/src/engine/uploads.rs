@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -21,6 +22,8 @@ pub(super) struct Uploads(Mutex<HashMap<String, Arc<Upload>>>);
 pub(crate) struct Upload {
     pub id: String,
     pub repository: String,
+    /// When it was last asked for, by the server's clock.
+    used: Mutex<SystemTime>,
     /// `None` once it is done.
     session: tokio::sync::Mutex<Option<Session>>,
 }
@@ -73,21 +76,60 @@ impl From<Refusal> for WriteError {
 
 impl Engine {
     pub fn start_upload(&self, repository: &Repository) -> Result<Arc<Upload>> {
-        let session =
-            Session { spool: self.store.spool().map_err(Refusal::server)?, parts: Vec::new(), first_patch: None };
+        let session = Session { spool: self.store.spool(), parts: Vec::new(), first_patch: None };
         let upload = Arc::new(Upload {
             id: random_uuid(),
             repository: repository.name.clone(),
+            used: Mutex::new(self.clock.now()),
             session: tokio::sync::Mutex::new(Some(session)),
         });
-        lock(&self.uploads.0).insert(upload.id.clone(), Arc::clone(&upload));
+        // Held until the session can be found, so that it ends with its repository.
+        let _contents = self.changeable(repository)?;
+        let mut uploads = lock(&self.uploads.0);
+        if uploads.len() >= self.config.limits.upload_sessions {
+            self.make_room(&mut uploads);
+        }
+        uploads.insert(upload.id.clone(), Arc::clone(&upload));
         Ok(upload)
     }
 
     /// a session of this repository.
     pub fn upload(&self, repository: &str, id: &str) -> Result<Arc<Upload>> {
-        let found = lock(&self.uploads.0).get(id).filter(|upload| upload.repository == repository).cloned();
-        found.ok_or_else(|| Refusal::no_upload(id, repository, &self.config.account))
+        let mut uploads = lock(&self.uploads.0);
+        if uploads.get(id).is_some_and(|upload| self.is_over(upload)) {
+            uploads.remove(id);
+        }
+        let found = uploads.get(id).filter(|upload| upload.repository == repository).cloned();
+        found
+            .inspect(|upload| self.touch(upload))
+            .ok_or_else(|| Refusal::no_upload(id, repository, &self.config.account))
+    }
+
+    /// Ends the sessions whose time is over.
+    pub fn end_old_uploads(&self) {
+        lock(&self.uploads.0).retain(|_, upload| !self.is_over(upload));
+    }
+
+    /// a session that nothing was asked of for so long is over. One that bytes flow into is in use.
+    fn is_over(&self, upload: &Upload) -> bool {
+        self.clock.has_passed(*lock(&upload.used), self.config.upload_ttl) && upload.session.try_lock().is_ok()
+    }
+
+    fn touch(&self, upload: &Upload) {
+        *lock(&upload.used) = self.clock.now();
+    }
+
+    /// with too many sessions, the one that has waited the longest makes room. Its client, if there still is one, begins
+    /// another.
+    fn make_room(&self, uploads: &mut HashMap<String, Arc<Upload>>) {
+        uploads.retain(|_, upload| !self.is_over(upload));
+        while uploads.len() >= self.config.limits.upload_sessions {
+            let waiting = uploads.values().filter(|upload| upload.session.try_lock().is_ok());
+            let Some(id) = waiting.min_by_key(|upload| *lock(&upload.used)).map(|upload| upload.id.clone()) else {
+                return;
+            };
+            uploads.remove(&id);
+        }
     }
 
     /// Ends a session as if its time were over, or without an id all sessions of the repository.
@@ -124,10 +166,13 @@ impl Engine {
             return Err(self.wrong_length().into());
         }
         let outcome = self.receive(session, body).await;
+        self.touch(upload);
+        let written = session.spool.flush().await.map_err(Refusal::server);
         // what arrived before a cut stays, in parts as they were stored.
         let received = session.spool.size() - before;
         session.add_parts(received, range.is_some());
         outcome?;
+        written?;
         if wrong_length(received) {
             return Err(self.wrong_length().into());
         }
@@ -195,6 +240,7 @@ impl Engine {
         }
         session.parts.push(range.length());
         session.spool.write(Bytes::from(blob)).await.map_err(Refusal::server)?;
+        session.spool.flush().await.map_err(Refusal::server)?;
         Ok(range.last)
     }
 
@@ -235,10 +281,12 @@ impl Engine {
                 "None of the provided layer digests match the calculated layer digest",
             ));
         }
-        lock(&self.uploads.0).remove(&upload.id);
+        // It may have been ended meanwhile.
+        lock(&self.uploads.0).remove(&upload.id).ok_or_else(|| self.finished(upload))?;
         let spool = guard.take().map(|session| session.spool);
+        let mut contents = self.changeable(repository)?;
         //
-        if repository.blob(&digest).is_some() {
+        if contents.blobs.contains_key(&digest) {
             return Err(Refusal::new(
                 "LayerAlreadyExistsException",
                 format!(
@@ -249,7 +297,7 @@ impl Engine {
             ));
         }
         if let Some(spool) = spool {
-            repository.add_blob(&digest, spool).map_err(Refusal::server)?;
+            repository.add_blob(&mut contents, &digest, spool).map_err(Refusal::server)?;
         }
         Ok(digest)
     }

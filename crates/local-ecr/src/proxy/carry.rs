@@ -106,7 +106,7 @@ impl Proxy {
             // What the client speaks in a tunnel is what the server speaks; a stand-in may have TLS on one side only.
             (false, _) => {
                 let tls = entry.is_none() && address.tls;
-                converse(stream, ending, service(tls, None), shutdown).await;
+                converse(stream, None, ending, service(tls, None), shutdown).await;
                 Ok(())
             }
             (true, Some(_)) => {
@@ -115,7 +115,7 @@ impl Proxy {
                 let acceptor = self.acceptor(name.as_ref().unwrap_or(&address.host))?;
                 let stream = start.into_stream(Arc::clone(acceptor.config())).await?;
                 let tls = entry.is_some() || address.tls;
-                converse(stream, ending, service(tls, name), shutdown).await;
+                converse(stream, None, ending, service(tls, name), shutdown).await;
                 Ok(())
             }
             (true, None) => {

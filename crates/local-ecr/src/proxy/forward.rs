@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use super::upstream::Address;
 use super::{Proxy, Way};
 use crate::http::{Body, Request, RequestBody, Response, answer, full};
+use crate::notice::Notice;
 use crate::socket::Ending;
 
 /// What belongs to one connection and not to the message. `Expect` is among them: reading the body answers it.
@@ -56,7 +57,8 @@ impl Proxy {
         let stream = match address.open(&self.connector).await {
             Ok(stream) => stream,
             Err(error) => {
-                tracing::warn!("cannot reach {}:{}: {error}", address.host, address.port);
+                let server = format!("{}:{}", address.host, address.port);
+                self.notices.report(&Notice::Unreachable { server, cause: error.to_string() });
                 ending.reset.store(true, Ordering::Release);
                 return Err(error);
             }

@@ -15,6 +15,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::faults::{ConnectionFault, Fault, Script};
 use crate::http::Link;
+use crate::notice::Notices;
 use crate::recorder::{RecordedRequest, Recorder};
 use crate::rule::Rule;
 use crate::server::{self, Service};
@@ -39,6 +40,8 @@ pub struct ProxyConfig {
     pub upstream_ca: Option<String>,
     /// Bytes a second that all request bodies together get: a slow link. Tunnels that stay closed are not slowed down.
     pub rate: Option<u64>,
+    /// Who gets to know that the upstream cannot be reached.
+    pub notices: Notices,
 }
 
 impl Default for ProxyConfig {
@@ -50,6 +53,7 @@ impl Default for ProxyConfig {
             open_tls: false,
             upstream_ca: None,
             rate: None,
+            notices: Notices::default(),
         }
     }
 }
@@ -109,6 +113,7 @@ impl FaultProxy {
             connector,
             link: config.rate.map(|rate| Arc::new(Link::new(rate))),
             acceptors: Mutex::default(),
+            notices: config.notices,
             script: Mutex::default(),
             recorder: Recorder::default(),
         });
@@ -225,6 +230,7 @@ pub(crate) struct Proxy {
     link: Option<Arc<Link>>,
     /// By the name the client asks for.
     acceptors: Mutex<HashMap<String, TlsAcceptor>>,
+    pub notices: Notices,
     pub script: Mutex<Script>,
     pub recorder: Recorder,
 }

@@ -8,7 +8,7 @@ use crate::error::Refusal;
 use crate::http::{Request, Response, ResponseExt, answer, json as json_answer};
 use crate::manifest::{OCI_INDEX, convert, is_sha256};
 use crate::rules::is_tag;
-use crate::store::sha256;
+use crate::store::{Contents, sha256};
 use crate::util::{percent_encode, query_value};
 
 /// A tag or a digest.
@@ -119,15 +119,14 @@ impl Door<'_> {
     pub(super) fn delete_manifest(&self, name: &str, reference: &str) -> Outcome {
         let repository = self.on_repository(name)?;
         let reference = Reference::parse(reference).map_err(super::Failure::Answered)?;
-        let mut contents = repository.contents();
-        match self.engine.delete_image(&mut contents, &repository, reference.digest(), reference.tag()) {
+        let delete = |contents: &mut Contents| self.engine.delete_image(contents, reference.digest(), reference.tag());
+        match self.engine.delete_images(&repository, delete)? {
             Ok(_) => {}
             Err(("ImageNotFound", reason)) => {
                 return Err(Refusal::new("ImageNotFoundException", reason).into());
             }
             Err((_, reason)) => return Ok(error(405, "UNSUPPORTED", reason)),
         }
-        repository.save(&contents).map_err(Refusal::server)?;
         Ok(answer(202, ""))
     }
 

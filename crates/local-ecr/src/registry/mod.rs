@@ -135,7 +135,11 @@ pub(crate) async fn serve(engine: &Engine, mut request: Request) -> std::io::Res
 /// The relabelled refusal of the API.
 pub(crate) fn refuse(refusal: &Refusal) -> Response {
     let (status, _) = refusal.registry_answer();
-    json(status, "application/json; charset=utf-8", &refusal.registry_body())
+    let response = json(status, "application/json; charset=utf-8", &refusal.registry_body());
+    match &refusal.cause {
+        None => response,
+        Some(cause) => response.caused_by(cause),
+    }
 }
 
 /// An error of the registry door alone.
@@ -250,9 +254,10 @@ impl Door<'_> {
         }
     }
 
-    /// The address of something below `/v2/`, absolute, on the host the client came to.
+    /// The address of something below `/v2/`, absolute, on the host the client came to or the public one.
     fn url(&self, request: &Request, path: &str) -> String {
-        let host = request.header("host").map_or_else(|| self.engine.registry_host(), str::to_owned);
+        let asked = request.header("host").map_or_else(|| self.engine.registry_host(None), str::to_owned);
+        let host = self.engine.config.public_host.clone().unwrap_or(asked);
         format!("{}://{host}/v2/{path}", self.engine.scheme())
     }
 }

@@ -105,7 +105,8 @@ impl Door<'_> {
             contents.blobs.get(&digest).filter(|_| mountable).cloned()
         };
         let Some(blob) = blob else { return Ok(None) };
-        repository.share_blob(&digest, &blob).map_err(Refusal::server)?;
+        let mut contents = self.engine.changeable(repository)?;
+        repository.share_blob(&mut contents, &digest, &blob).map_err(Refusal::server)?;
         Ok(Some(self.stored(request, repository, &digest)))
     }
 }

@@ -1,6 +1,6 @@
 //! Blobs: written once while they are hashed, then read in ranges.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use futures_util::stream;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempPath};
 
 use crate::http::Body;
 use crate::util::hex;
@@ -38,20 +38,38 @@ struct Writer {
     sink: Sink,
 }
 
+/// A file is open while bytes are written to it and no longer: a session may wait for hours, and file descriptors are few.
 enum Sink {
-    File(NamedTempFile),
+    File(TempPath),
     Memory(Vec<Bytes>),
+    /// A file in this directory, once there is a byte to write.
+    Unmade(PathBuf),
+}
+
+impl Sink {
+    fn write(&mut self, pending: Vec<Bytes>) -> io::Result<()> {
+        match self {
+            Self::Memory(memory) => memory.extend(pending),
+            Self::File(path) => {
+                let mut file = OpenOptions::new().append(true).open(path)?;
+                pending.iter().try_for_each(|bytes| file.write_all(bytes))?;
+            }
+            Self::Unmade(directory) => {
+                let mut file = NamedTempFile::new_in(directory)?;
+                pending.iter().try_for_each(|bytes| file.write_all(bytes))?;
+                *self = Self::File(file.into_temp_path());
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Spool {
     /// A spool in a file below this directory, or in memory.
-    pub fn new(directory: Option<&Path>) -> io::Result<Self> {
-        let sink = match directory {
-            Some(directory) => Sink::File(NamedTempFile::new_in(directory)?),
-            None => Sink::Memory(Vec::new()),
-        };
+    pub fn new(directory: Option<PathBuf>) -> Self {
+        let sink = directory.map_or_else(|| Sink::Memory(Vec::new()), Sink::Unmade);
         let writer = Some(Writer { hasher: Sha256::new(), sink });
-        Ok(Self { writer, pending: Vec::new(), pending_bytes: 0, size: 0 })
+        Self { writer, pending: Vec::new(), pending_bytes: 0, size: 0 }
     }
 
     pub fn size(&self) -> u64 {
@@ -65,7 +83,11 @@ impl Spool {
         if self.pending_bytes < BATCH { Ok(()) } else { self.flush().await }
     }
 
-    async fn flush(&mut self) -> io::Result<()> {
+    /// Writes what was gathered, so that a session that waits holds no memory for it.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        if self.pending.is_empty() {
+            return Ok(());
+        }
         let pending = std::mem::take(&mut self.pending);
         self.pending_bytes = 0;
         let mut writer = self.writer.take().ok_or_else(|| io::Error::other("an earlier write failed"))?;
@@ -73,10 +95,7 @@ impl Spool {
             for bytes in &pending {
                 writer.hasher.update(bytes);
             }
-            match &mut writer.sink {
-                Sink::File(file) => pending.iter().try_for_each(|bytes| file.write_all(bytes))?,
-                Sink::Memory(memory) => memory.extend(pending),
-            }
+            writer.sink.write(pending)?;
             Ok(writer)
         };
         self.writer = Some(tokio::task::spawn_blocking(work).await.map_err(io::Error::other)??);
@@ -100,6 +119,7 @@ impl Spool {
             }
             (Sink::Memory(bytes), _) => Content::Memory(bytes.into()),
             (Sink::File(_), None) => return Err(io::Error::other("a file has no place in memory")),
+            (Sink::Unmade(_), _) => return Err(io::Error::other("nothing was written")),
         };
         Ok(Blob { size: self.size, content })
     }

@@ -30,8 +30,16 @@ pub(super) fn blob_path(directory: &Path, digest: &str) -> PathBuf {
     directory.join("blobs").join("sha256").join(digest.trim_start_matches("sha256:"))
 }
 
+/// The files that make a directory a repository.
+const OF_A_LAYOUT: [&str; 3] = ["index.json", "local-ecr.json", "oci-layout"];
+
 /// Makes the empty layout of a new repository.
 pub(super) fn create(directory: &Path, contents: &Contents) -> io::Result<()> {
+    // A damaged one that was left out: its images may still be saved.
+    if let Some(file) = OF_A_LAYOUT.iter().map(|name| directory.join(name)).find(|file| file.exists()) {
+        let sentence = format!("{} is there already and would be overwritten", file.display());
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, sentence));
+    }
     fs::create_dir_all(directory.join("blobs").join("sha256"))?;
     write(&directory.join("oci-layout"), br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     save(directory, contents)
@@ -84,31 +92,58 @@ pub(super) fn save(directory: &Path, contents: &Contents) -> io::Result<()> {
     write(&directory.join("local-ecr.json"), extra.to_string().as_bytes())
 }
 
-/// Finds the repositories of an earlier run. Directories that are no repository are left alone.
-pub(super) fn load_all(root: &Path) -> io::Result<BTreeMap<String, Arc<Repository>>> {
-    let mut repositories = BTreeMap::new();
+/// What lies in a directory.
+#[derive(Default)]
+pub(super) struct Found {
+    pub repositories: BTreeMap<String, Arc<Repository>>,
+    /// Name, place, and what is wrong.
+    pub damaged: Vec<(String, PathBuf, String)>,
+}
+
+/// Finds the repositories of an earlier run. Directories that are no repository are left alone, and so are repositories that
+/// cannot be read.
+pub(super) fn load_all(root: &Path) -> io::Result<Found> {
+    let mut found = Found::default();
     for entry in fs::read_dir(root)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().replace('+', "/");
         let path = entry.path();
-        if check_name(&name).is_err() || !path.join("oci-layout").is_file() {
+        if check_name(&name).is_err() || !OF_A_LAYOUT.iter().any(|file| path.join(file).exists()) {
             continue;
         }
-        let contents = load(&path).map_err(|error| {
-            io::Error::new(error.kind(), format!("the layout in {} cannot be read: {error}", path.display()))
-        })?;
-        repositories.insert(name.clone(), Arc::new(Repository::new(name, Some(path), contents)));
+        match load(&path) {
+            Ok(contents) => {
+                found.repositories.insert(name.clone(), Arc::new(Repository::new(name, Some(path), contents)));
+            }
+            Err(error) => found.damaged.push((name, path, error.to_string())),
+        }
     }
-    Ok(repositories)
+    found.damaged.sort();
+    Ok(found)
+}
+
+/// Reads a file, and names it if that fails.
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    fs::read(path).map_err(|error| named(path, error))
+}
+
+fn named(path: &Path, error: impl Into<io::Error>) -> io::Error {
+    let error = error.into();
+    let file = path.file_name().unwrap_or_default().display();
+    io::Error::new(error.kind(), format!("{file}: {error}"))
+}
+
+fn read_json(path: &Path) -> io::Result<Value> {
+    serde_json::from_slice(&read(path)?).map_err(|error| named(path, error))
 }
 
 fn load(directory: &Path) -> io::Result<Contents> {
-    let index: Value = serde_json::from_slice(&fs::read(directory.join("index.json"))?)?;
+    read_json(&directory.join("oci-layout"))?;
+    let index = read_json(&directory.join("index.json"))?;
     // Absent if another tool made the layout.
-    let extra: Value = match fs::read(directory.join("local-ecr.json")) {
-        Ok(bytes) => serde_json::from_slice(&bytes)?,
+    let extra = match read_json(&directory.join("local-ecr.json")) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Value::Null,
-        Err(error) => return Err(error),
+        extra => extra?,
     };
     let mode = extra["imageTagMutability"].as_str().unwrap_or("MUTABLE");
     let mutability = Mutability::parse(mode, &extra["imageTagMutabilityExclusionFilters"])
@@ -121,15 +156,21 @@ fn load(directory: &Path) -> io::Result<Contents> {
         settings.tags = extra["tags"].clone();
     }
     let mut contents = Contents::new(settings);
-    for descriptor in index["manifests"].as_array().map(Vec::as_slice).unwrap_or_default() {
+    let listed = index["manifests"].as_array();
+    for descriptor in listed.ok_or_else(|| io::Error::other("index.json: it has no list of manifests"))? {
         let digest = descriptor["digest"].as_str().filter(|digest| is_sha256(digest));
         let digest = digest.ok_or_else(|| io::Error::other("index.json names a manifest without a digest"))?;
         if let Some(tag) = descriptor["annotations"][REF_NAME].as_str() {
             contents.tags.insert(tag.to_owned(), digest.to_owned());
         }
         load_image(directory, digest, descriptor["mediaType"].as_str(), &extra, &mut contents)?;
+        // Left out on its own, the image would be lost without a word.
+        if !contents.images.contains_key(digest) {
+            return Err(io::Error::other(format!("index.json names the manifest {digest}, which is not there")));
+        }
     }
-    for entry in fs::read_dir(directory.join("blobs").join("sha256"))? {
+    let blobs = directory.join("blobs").join("sha256");
+    for entry in fs::read_dir(&blobs).map_err(|error| named(&blobs, error))? {
         let entry = entry?;
         let digest = format!("sha256:{}", entry.file_name().to_string_lossy());
         // Temporary files of a run that was killed have other names.

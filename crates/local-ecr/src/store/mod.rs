@@ -2,10 +2,11 @@
 
 mod blob;
 mod layout;
+mod lock;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Instant, SystemTime};
 
@@ -14,29 +15,75 @@ use serde_json::{Value, json};
 
 use crate::config::Storage;
 use crate::manifest::Manifest;
+use crate::notice::{Notice, Notices};
 use crate::rules::Mutability;
-use crate::util::lock;
+use crate::util::{self, random_uuid};
 pub(crate) use blob::{Blob, Spool, sha256};
+use layout::Found;
+use lock::FolderLock;
 
 /// All repositories. Its lock is held to look one up, never while bytes flow.
 pub(crate) struct Store {
     root: Option<PathBuf>,
     repositories: Mutex<BTreeMap<String, Arc<Repository>>>,
+    damaged: Vec<String>,
+    notices: Notices,
+    /// Until the last request that may write has ended.
+    _lock: Option<FolderLock>,
 }
 
+/// Repositories that are being deleted have such names. They are no repository any more, whatever is left of them.
+const DELETED: &str = ".deleted-";
+
 impl Store {
-    pub fn open(storage: &Storage) -> io::Result<Self> {
+    pub async fn open(storage: &Storage, notices: Notices) -> io::Result<Self> {
+        let mut store = Self { root: None, repositories: Mutex::default(), damaged: Vec::new(), notices, _lock: None };
         let Storage::Directory(root) = storage else {
-            return Ok(Self { root: None, repositories: Mutex::default() });
+            return Ok(store);
         };
-        let store = Self { root: Some(root.clone()), repositories: Mutex::default() };
-        if let Some(spool) = store.spool_directory() {
-            // Sessions do not survive a restart, so what they left is of no use.
+        // First of all: what lies there may be another server's.
+        store._lock = Some(FolderLock::take(root).await?);
+        store.root = Some(root.clone());
+        let explain = |error: io::Error| {
+            io::Error::new(error.kind(), format!("the folder {} cannot be used: {error}", root.display()))
+        };
+        store.clear_leftovers().map_err(explain)?;
+        let Found { repositories, damaged } = layout::load_all(root).map_err(explain)?;
+        *util::lock(&store.repositories) = repositories;
+        for (name, folder, cause) in damaged {
+            store.damaged.push(name.clone());
+            store.notices.report(&Notice::DamagedRepository { name, folder, cause });
+        }
+        Ok(store)
+    }
+
+    /// Removes what an earlier run left behind that is of no use: uploads, which do not survive a restart, and what it had
+    /// not finished deleting.
+    fn clear_leftovers(&self) -> io::Result<()> {
+        let Some(root) = &self.root else { return Ok(()) };
+        for entry in std::fs::read_dir(root)? {
+            let entry = entry?;
+            if entry.file_name().to_string_lossy().starts_with(DELETED) {
+                self.remove(&entry.path());
+            }
+        }
+        if let Some(spool) = self.spool_directory() {
             let _ = std::fs::remove_dir_all(&spool);
             std::fs::create_dir_all(&spool)?;
         }
-        *lock(&store.repositories) = layout::load_all(root)?;
-        Ok(store)
+        Ok(())
+    }
+
+    fn remove(&self, directory: &Path) {
+        if let Err(error) = std::fs::remove_dir_all(directory) {
+            let work = format!("the removal of {}", directory.display());
+            self.notices.internal(work, error);
+        }
+    }
+
+    /// The repositories that were left out at the start.
+    pub fn damaged(&self) -> &[String] {
+        &self.damaged
     }
 
     /// Beside the repositories, so that a finished blob only changes its name.
@@ -44,25 +91,25 @@ impl Store {
         self.root.as_ref().map(|root| root.join(".uploads"))
     }
 
-    pub fn spool(&self) -> io::Result<Spool> {
-        Spool::new(self.spool_directory().as_deref())
+    pub fn spool(&self) -> Spool {
+        Spool::new(self.spool_directory())
     }
 
     pub fn find(&self, name: &str) -> Option<Arc<Repository>> {
-        lock(&self.repositories).get(name).cloned()
+        util::lock(&self.repositories).get(name).cloned()
     }
 
     pub fn all(&self) -> Vec<Arc<Repository>> {
-        lock(&self.repositories).values().cloned().collect()
+        util::lock(&self.repositories).values().cloned().collect()
     }
 
     pub fn len(&self) -> usize {
-        lock(&self.repositories).len()
+        util::lock(&self.repositories).len()
     }
 
     /// Makes a repository; `None` if there is one of that name.
     pub fn create(&self, name: &str, settings: Settings) -> io::Result<Option<Arc<Repository>>> {
-        let mut repositories = lock(&self.repositories);
+        let mut repositories = util::lock(&self.repositories);
         if repositories.contains_key(name) {
             return Ok(None);
         }
@@ -76,12 +123,31 @@ impl Store {
         Ok(Some(repository))
     }
 
-    pub fn delete(&self, name: &str) -> io::Result<()> {
-        let removed = lock(&self.repositories).remove(name);
-        match removed.and_then(|repository| repository.directory.clone()) {
-            Some(directory) => std::fs::remove_dir_all(directory),
-            None => Ok(()),
+    /// Deletes a repository if `may` allows it. Nothing can come into it between that question and its end.
+    pub fn delete<E>(
+        &self,
+        repository: &Repository,
+        may: impl FnOnce(&Contents) -> std::result::Result<(), E>,
+    ) -> std::result::Result<io::Result<()>, E> {
+        let mut repositories = util::lock(&self.repositories);
+        let mut contents = repository.contents();
+        may(&contents)?;
+        let mut trash = None;
+        if let (Some(root), Some(directory)) = (&self.root, &repository.directory) {
+            let path = root.join(format!("{DELETED}{}", random_uuid()));
+            // All at once: a removal that fails half-way would leave a damaged repository.
+            if let Err(error) = std::fs::rename(directory, &path) {
+                return Ok(Err(error));
+            }
+            trash = Some(path);
         }
+        contents.is_gone = true;
+        repositories.remove(&repository.name);
+        drop((contents, repositories));
+        if let Some(path) = trash {
+            self.remove(&path);
+        }
+        Ok(Ok(()))
     }
 }
 
@@ -93,6 +159,8 @@ pub(crate) struct Repository {
 }
 
 pub(crate) struct Contents {
+    /// It was deleted. A request that found it before has come too late.
+    pub is_gone: bool,
     pub settings: Settings,
     pub images: BTreeMap<String, Image>,
     pub tags: BTreeMap<String, String>,
@@ -138,9 +206,9 @@ pub(crate) struct Image {
 
 impl Contents {
     /// Nothing yet.
-    pub fn new(settings: Settings) -> Self {
+    fn new(settings: Settings) -> Self {
         let (images, tags, blobs, late) = Default::default();
-        Self { settings, images, tags, blobs, late }
+        Self { is_gone: false, settings, images, tags, blobs, late }
     }
 
     /// The digest that readers of a tag find.
@@ -174,24 +242,22 @@ impl Repository {
     }
 
     pub fn contents(&self) -> MutexGuard<'_, Contents> {
-        lock(&self.contents)
+        util::lock(&self.contents)
     }
 
     pub fn blob(&self, digest: &str) -> Option<Blob> {
         self.contents().blobs.get(digest).cloned()
     }
 
-    /// Keeps a finished upload.
-    pub fn add_blob(&self, digest: &str, spool: Spool) -> io::Result<()> {
-        let blob = spool.finish(self.blob_path(digest))?;
-        self.contents().blobs.insert(digest.to_owned(), blob);
+    /// Keeps a finished upload. The caller holds the lock.
+    pub fn add_blob(&self, contents: &mut Contents, digest: &str, spool: Spool) -> io::Result<()> {
+        contents.blobs.insert(digest.to_owned(), spool.finish(self.blob_path(digest))?);
         Ok(())
     }
 
-    /// Keeps a blob of another repository.
-    pub fn share_blob(&self, digest: &str, blob: &Blob) -> io::Result<()> {
-        let blob = blob.share(self.blob_path(digest))?;
-        self.contents().blobs.insert(digest.to_owned(), blob);
+    /// Keeps a blob of another repository. The caller holds the lock.
+    pub fn share_blob(&self, contents: &mut Contents, digest: &str, blob: &Blob) -> io::Result<()> {
+        contents.blobs.insert(digest.to_owned(), blob.share(self.blob_path(digest))?);
         Ok(())
     }
 
@@ -211,8 +277,7 @@ impl Repository {
         let mut contents = self.contents();
         let digest = contents.tags.get(to).cloned().unwrap_or_else(|| to.to_owned());
         if contents.images.contains_key(&digest) {
-            contents.tags.insert(tag.to_owned(), digest);
-            let _ = self.save(&contents);
+            let _ = self.change(&mut contents, |contents| contents.tags.insert(tag.to_owned(), digest));
         }
     }
 
@@ -227,9 +292,19 @@ impl Repository {
         let _ = self.blob_path(digest).map(std::fs::remove_file);
     }
 
-    /// Writes what changed, where there is a directory to write to.
-    pub fn save(&self, contents: &Contents) -> io::Result<()> {
-        self.directory.as_ref().map_or(Ok(()), |directory| layout::save(directory, contents))
+    /// Changes images, tags and settings, here and in the directory, or neither: what was refused must not be there when it
+    /// is asked for again, or it would be acknowledged without having been written. The caller holds the lock.
+    pub fn change<T>(&self, contents: &mut Contents, change: impl FnOnce(&mut Contents) -> T) -> io::Result<T> {
+        let Some(directory) = &self.directory else {
+            return Ok(change(contents));
+        };
+        let before = (contents.images.clone(), contents.tags.clone(), contents.settings.clone());
+        let changed = change(contents);
+        if let Err(error) = layout::save(directory, contents) {
+            (contents.images, contents.tags, contents.settings) = before;
+            return Err(error);
+        }
+        Ok(changed)
     }
 
     fn blob_path(&self, digest: &str) -> Option<PathBuf> {

@@ -1,6 +1,8 @@
 //! A tiny client for both doors.
 #![allow(dead_code, reason = "each test file uses some of it")]
 
+use std::time::{Duration, SystemTime};
+
 use local_ecr::{Config, LocalEcr, Mutability, RepositorySnapshot};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::{Value, json};
@@ -64,14 +66,12 @@ impl Ecr {
     }
 
     pub async fn api(&self, operation: &str, input: Value) -> (u16, Value) {
-        let authorization = format!(
-            "AWS4-HMAC-SHA256 Credential={}/20260101/us-east-1/ecr/aws4_request, SignedHeaders=host, Signature=00",
-            self.key
-        );
+        let (date, authorization) = unsigned(&self.key, "us-east-1", "ecr");
         let response = self
             .bare("POST", "/")
             .header("x-amz-target", format!("AmazonEC2ContainerRegistry_V20150921.{operation}"))
             .header("content-type", "application/x-amz-json-1.1")
+            .header("x-amz-date", date)
             .header("authorization", authorization)
             .body(input.to_string())
             .send()
@@ -108,7 +108,10 @@ impl Ecr {
 
     pub async fn push_blob(&self, bytes: &[u8]) -> String {
         let digest = digest(bytes);
-        let url = format!("{}?digest={digest}", self.session().await);
+        // Whatever host the session is on: it is this server.
+        let session = self.session().await;
+        let path = session.splitn(4, '/').nth(3).unwrap();
+        let url = format!("{}/{path}?digest={digest}", self.endpoint_url());
         let response = self.at("PUT", &url).body(bytes.to_vec()).send().await.unwrap();
         assert_eq!(response.status(), 201);
         digest
@@ -143,6 +146,26 @@ impl Ecr {
     pub fn snapshot(&self) -> RepositorySnapshot {
         self.repository(REPOSITORY).unwrap()
     }
+}
+
+/// `20260131T123456Z`, so many seconds from now.
+pub fn amz_date(ahead: i64) -> String {
+    let by = Duration::from_secs(ahead.unsigned_abs());
+    let now = SystemTime::now();
+    let shown = httpdate::fmt_http_date(if ahead < 0 { now - by } else { now + by });
+    // `Sat, 31 Jan 2026 12:34:56 GMT`
+    let words: Vec<_> = shown.split(' ').collect();
+    let months = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let month = months.iter().position(|month| *month == words[2]).unwrap() + 1;
+    format!("{}{month:02}{}T{}Z", words[3], words[1], words[4].replace(':', ""))
+}
+
+/// The headers `X-Amz-Date` and `Authorization` of now, with a signature that nobody made.
+pub fn unsigned(key: &str, region: &str, service: &str) -> (String, String) {
+    let date = amz_date(0);
+    let scope = format!("{key}/{}/{region}/{service}/aws4_request", &date[..8]);
+    let authorization = format!("AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=00");
+    (date, authorization)
 }
 
 pub fn manifest(config: &[u8], layer: &[u8]) -> Value {
