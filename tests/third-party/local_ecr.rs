@@ -16,6 +16,8 @@ const PARTS: &[&str] = &["dockerd", "docker", "skopeo"];
 struct LocalEcr {
     stack: &'static Stack,
     port: u16,
+    /// Where its standard error goes.
+    said: PathBuf,
     /// The line it printed: where its API is.
     endpoint: String,
 }
@@ -34,7 +36,7 @@ impl LocalEcr {
             read(&log).split_once('\n').map(|(line, _)| line.to_owned())
         });
         assert_eq!(endpoint.trim_end_matches('/'), format!("http://127.0.0.1:{port}"));
-        Self { stack, port, endpoint }
+        Self { stack, port, said: log.with_extension("err"), endpoint }
     }
 
     /// Runs the AWS CLI against it.
@@ -189,6 +191,84 @@ fn the_aws_cli_drives_local_ecr() {
     // The same image is success, another is not.
     local.push(SMALL, "cli/app", &["v1"]).run().ok();
     local.push(ODD, "cli/app", &["v1"]).run().exit(1).says(&["immutable", "v1"]);
+}
+
+/// The printed lines that are commands.
+fn commands(text: &str) -> Vec<String> {
+    text.lines().filter_map(|line| line.strip_prefix("  ")).map(str::to_owned).collect()
+}
+
+/// Pastes lines into a shell that has no settings but a home of its own.
+fn paste(stack: &'static Stack, home: &str, lines: &[String]) -> Outcome {
+    let script = stack.space.write(&format!("{home}/pasted.sh"), lines.join("\n"));
+    let home = script.parent().expect("a folder").to_owned();
+    let shell = stack.space.command("sh").args(["-eux"]).arg(&script);
+    shell.env("HOME", &home).env("DOCKER_HOST", stack.engine().host()).env("XDG_RUNTIME_DIR", home).run()
+}
+
+#[test]
+fn what_local_ecr_prints_works_as_pasted() {
+    let Some(stack) = Stack::signed(PARTS) else {
+        return;
+    };
+    let source = stack.image(SMALL);
+    for (repositories, repository) in [(&["team/pasted"][..], "team/pasted"), (&[][..], "app")] {
+        let local = LocalEcr::start(stack, repositories);
+        wait_for("the commands", Duration::from_secs(10), || read(&local.said).contains("skopeo copy").then_some(()));
+        let lines: Vec<_> = commands(&read(&local.said))
+            .iter()
+            .map(|line| {
+                let line =
+                    line.replace("docker-archive:IMAGE.tar", &format!("docker-archive:{}", source.archive.display()));
+                // The test's skopeo has no policy of its own.
+                line.replace("IMAGE", SMALL).replace("skopeo copy", "skopeo --insecure-policy copy")
+            })
+            .collect();
+        assert!(lines.len() >= 6, "{lines:?}");
+        let prepare = |line: &&String| !["docker ", "skopeo"].iter().any(|program| line.contains(program));
+        let lines_of = |program: &str| -> Vec<String> {
+            lines.iter().filter(|line| prepare(line) || line.contains(program)).cloned().collect()
+        };
+        // Each way to push on its own: what one has pushed must not hide that the other fails.
+        let home = format!("pasted-{}", local.port);
+        paste(stack, &home, &lines_of("docker ")).ok();
+        let name = format!("{repository}:v1");
+        source.image.assert_same(&local.pull(&name).image);
+        stack.engine().run(&["rmi", &local.name(&name)]);
+        let delete = ["ecr", "batch-delete-image", "--repository-name", repository, "--image-ids", "imageTag=v1"];
+        local.aws(&delete).ok();
+        let mut skopeo = lines_of("skopeo");
+        skopeo.retain(|line| !line.contains("create-repository"));
+        paste(stack, &home, &skopeo).ok();
+        source.image.assert_same(&local.pull(&name).image);
+    }
+}
+
+#[test]
+fn what_the_demo_prints_works_as_pasted() {
+    let Some(stack) = Stack::signed(PARTS) else {
+        return;
+    };
+    let source = stack.image(SMALL);
+    let log = stack.space.path("demo.log");
+    let archive = format!("docker-archive:{}", source.archive.display());
+    stack.space.command(program()).args(["demo", "--keep", &archive]).serve(&log);
+    let text = wait_for("the demo's commands", Duration::from_secs(60), || {
+        Some(read(&log)).filter(|text| text.contains("aws ecr describe-images"))
+    });
+    let lines = commands(&text);
+    assert_eq!(lines.len(), 4, "{text}");
+    // Each in a shell and a home of its own: docker's login must not be what makes the others work.
+    let docker = paste(stack, "demo-docker", &lines[..2]).ok();
+    let pulled = lines[1].strip_prefix("docker pull ").expect("a pull");
+    assert!(docker.stdout.contains(pulled), "{docker}");
+    stack.engine().run(&["rmi", pulled]);
+    let digest = text.lines().find_map(|line| line.strip_prefix("Digest")).expect("a digest").trim().to_owned();
+    for line in &lines[2..] {
+        let name = line.split_whitespace().find(|word| ["skopeo", "aws"].contains(word)).expect("a program");
+        let outcome = paste(stack, &format!("demo-{name}"), std::slice::from_ref(line)).ok();
+        assert!(outcome.stdout.contains(&digest), "{outcome}");
+    }
 }
 
 #[test]

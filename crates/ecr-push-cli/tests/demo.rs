@@ -105,6 +105,12 @@ async fn keep_goes_on_serving_and_its_password_works() {
     assert_eq!(ask("/v2/", &basic), 200);
     assert_eq!(ask("/v2/", "Basic QVdTOm5vbmU="), 401);
     assert_eq!(ask("/v2/demo/manifests/v1", &basic), 200);
+    // The other two need the password and keys as well: no login is left behind for them.
+    let skopeo = stdout.lines().find(|line| line.contains("skopeo inspect")).unwrap();
+    assert!(skopeo.contains(&format!("--creds AWS:{password} docker://{host}/demo:v1")), "{skopeo}");
+    let aws = stdout.lines().find(|line| line.contains("aws ecr describe-images")).unwrap();
+    assert!(aws.contains("AWS_ACCESS_KEY_ID=") && aws.contains("AWS_SECRET_ACCESS_KEY="), "{aws}");
+    assert!(aws.contains("--region us-east-1") && aws.contains(&format!("--endpoint-url http://{host}")), "{aws}");
     let sent = std::time::Instant::now();
     running.signal("INT");
     let run = running.finish().await;

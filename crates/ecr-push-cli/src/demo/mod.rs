@@ -8,13 +8,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ecr_push::aws::{AwsSettings, Keys};
 use ecr_push::error::Side;
-use ecr_push::events::Events;
+use ecr_push::events::{Event, Events};
 use ecr_push::http::HttpSettings;
 use ecr_push::push::{self, PushReport, PushRequest};
 use ecr_push::{Error, Result};
 use tempfile::TempDir;
 
-use local_ecr::{Config, LocalEcr, Mutability, Storage};
+use local_ecr::{Config, LocalEcr, Mutability, Notices, Storage};
 
 use crate::args::{DemoArgs, PushArgs};
 use crate::environment::Environment;
@@ -83,7 +83,9 @@ async fn demo(
         .map_err(|error| fail("no temporary directory can be made", error))?;
     let data = directory.path().join("registry");
     std::fs::create_dir(&data).map_err(|error| fail("the registry's directory cannot be made", error))?;
-    let config = Config { region: REGION.to_owned(), storage: Storage::Directory(data), ..Config::default() };
+    let log = reporter.clone();
+    let notices = Notices::new(move |notice| log.event(&Event::Warning(format!("the local ECR: {notice}"))));
+    let config = Config { region: REGION.to_owned(), storage: Storage::Directory(data), notices, ..Config::default() };
     let server = LocalEcr::start(config).await.map_err(|error| fail("the local ECR cannot start", error))?;
     say!("A local ECR listens on {}", server.endpoint_url());
     server
@@ -173,12 +175,14 @@ fn print_how_to_pull(server: &LocalEcr) {
     let password = password.as_deref().and_then(|pair| pair.split_once(':')).map(|(_, password)| password.to_owned());
     let host = server.registry_host();
     say!("\nThe registry goes on until Control-C. To log in and pull:\n");
-    say!("  echo {} | docker login --username AWS --password-stdin {host}", password.unwrap_or_default());
+    let password = password.unwrap_or_default();
+    say!("  echo {password} | docker login --username AWS --password-stdin {host}");
     say!("  docker pull {host}/{REPOSITORY}:{TAG}\n");
     say!("or, without an engine:\n");
-    say!("  skopeo inspect --tls-verify=false docker://{host}/{REPOSITORY}:{TAG}");
+    say!("  skopeo inspect --tls-verify=false --creds AWS:{password} docker://{host}/{REPOSITORY}:{TAG}");
     say!(
-        "  aws ecr describe-images --repository-name {REPOSITORY} --region {REGION} --endpoint-url {}",
+        "  AWS_ACCESS_KEY_ID=demo AWS_SECRET_ACCESS_KEY=demo aws ecr describe-images --repository-name {REPOSITORY} \
+         --region {REGION} --endpoint-url {}",
         server.endpoint_url()
     );
 }
