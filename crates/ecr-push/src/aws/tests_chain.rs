@@ -185,11 +185,15 @@ async fn a_web_identity_is_exchanged_at_sts() {
 #[tokio::test]
 async fn a_profile_gives_keys_region_endpoint_and_stands_alone_when_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
+    let answer = tempfile::NamedTempFile::new().unwrap();
+    let keys = r#"{"Version":1,"AccessKeyId":"ASIAPROC0002","SecretAccessKey":"s","SessionToken":"t"}"#;
+    std::fs::write(answer.path(), keys).unwrap();
+    let process = format!("{} {}", if cfg!(windows) { "type" } else { "cat" }, answer.path().display());
     let text = "[profile keys]\naws_access_key_id=AKIAPROF0001\naws_secret_access_key=s\nregion=ap-south-1\nendpoint_url=http://127.0.0.1:9\n\
-                [profile process]\ncredential_process=printf '{\"Version\":1,\"AccessKeyId\":\"ASIAPROC0002\",\"SecretAccessKey\":\"s\",\"SessionToken\":\"t\"}'\nregion=us-east-1\n\
+                [profile process]\ncredential_process=PROCESS\nregion=us-east-1\n\
                 [profile empty]\nregion=us-east-1\n\
                 [profile broken]\ncredential_process=false\nregion=us-east-1\n";
-    std::fs::write(file.path(), text).unwrap();
+    std::fs::write(file.path(), text.replace("PROCESS", &process)).unwrap();
     let config = ("AWS_CONFIG_FILE", file.path().to_str().unwrap());
     for (profile, expected) in [
         ("keys", "profile `keys` (key …0001) in ap-south-1 from the profile override=true"),
