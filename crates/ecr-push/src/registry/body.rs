@@ -52,12 +52,19 @@ impl Watch {
         })
     }
 
-    /// One of whose bytes the connection took so many just now.
+    /// One of whose bytes the connection took so many in `took`, the last of them just now.
     #[cfg(test)]
-    pub(super) fn having_sent(bytes: u64) -> Arc<Self> {
+    pub(super) fn having_sent(bytes: u64, took: Duration) -> Arc<Self> {
         let watch = Self::new();
         watch.sent.store(bytes, Ordering::Relaxed);
+        watch.moved.store(took.as_millis() as u64, Ordering::Relaxed);
         watch
+    }
+
+    /// How fast the bytes beyond the first `held` went out, in bytes a second.
+    pub(super) fn speed_beyond(&self, held: u64) -> u64 {
+        let milliseconds = self.moved.load(Ordering::Relaxed).max(1);
+        self.sent().saturating_sub(held).saturating_mul(1000) / milliseconds
     }
 
     fn note(&self) {

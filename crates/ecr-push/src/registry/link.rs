@@ -16,9 +16,12 @@ const HELD_BACK: u64 = 4 << 20;
 /// The slowest line, in bytes a second, that is waited for where the system does not say what the other end has acknowledged.
 const SLOWEST: u64 = 32_000;
 
+/// A line may become so many times slower than it was before it is taken for dead.
+const SLOWER: u64 = 8;
+
 /// The line to the registry, or to the proxy before it. On Linux the kernel says what of each connection the other end has not
-/// acknowledged. Elsewhere an upload only knows what its connection took, so it waits as long as a slow line needs for all that the system
-/// may still hold. One for all uploads of a push: they share the line, and whose turn it is on a slow one is not theirs to say.
+/// acknowledged. Elsewhere an upload only knows what its connection took, so it waits as long as the line may need for all that the system
+/// may still hold: one that has shown how fast it is, eight times as long as it would need, any other as long as a slow one. One for all uploads of a push: they share the line, and whose turn it is on a slow one is not theirs to say.
 pub(super) struct Link {
     /// True if the system says what is acknowledged.
     sees: bool,
@@ -44,6 +47,8 @@ struct Seen {
     held: HashMap<u64, u64>,
     /// The uploads under way, where the system says nothing.
     uploads: Vec<Weak<Watch>>,
+    /// The highest speed of an upload, in bytes a second.
+    fastest: u64,
 }
 
 impl Default for Link {
@@ -75,7 +80,10 @@ impl Link {
             let uploads: Vec<_> = seen.uploads.iter().filter_map(Weak::upgrade).collect();
             let held: u64 = uploads.iter().map(|upload| upload.sent().min(HELD_BACK)).sum();
             let idle = uploads.iter().map(|upload| upload.idle()).min();
-            return Line { idle, unseen: Duration::from_secs(held / SLOWEST) };
+            // What was taken beyond what can be held back has certainly passed.
+            let speeds = uploads.iter().map(|upload| upload.speed_beyond(HELD_BACK));
+            seen.fastest = speeds.max().unwrap_or_default().max(seen.fastest);
+            return Line { idle, unseen: Duration::from_secs(held / SLOWEST.max(seen.fastest / SLOWER)) };
         }
         if seen.looked.is_none_or(|looked| looked.elapsed() >= EVERY) {
             let held = held(&seen.peers);
@@ -182,17 +190,24 @@ mod tests {
     fn where_nothing_is_acknowledged_the_line_has_time_for_what_all_uploads_may_hold_back() {
         let link = Link { sees: false, seen: Mutex::default() };
         assert_eq!(link.look(), Line::default());
-        let (small, large) = (Watch::having_sent(1_000_000), Watch::having_sent(900_000_000));
+        let seconds = Duration::from_secs;
+        let small = Watch::having_sent(1_000_000, seconds(1));
         link.note_upload(&small);
-        assert_eq!(link.look().unseen, Duration::from_secs(31));
-        link.note_upload(&large);
+        assert_eq!(link.look().unseen, seconds(31), "it may all be held back");
+        let slow = Watch::having_sent(9_000_000, seconds(300));
+        link.note_upload(&slow);
         let line = link.look();
-        assert_eq!(line.unseen, Duration::from_secs(162), "no system holds back 900 MB");
-        assert!(line.idle.unwrap() <= small.idle(), "what one takes is movement for all");
-        drop((small, large));
+        assert_eq!(line.unseen, seconds(162), "no system holds back 9 MB");
+        assert_eq!(line.idle, Some(Duration::ZERO), "what one takes is movement for all");
+        let fast = Watch::having_sent(900_000_000, seconds(90));
+        link.note_upload(&fast);
+        assert_eq!(link.look().unseen, seconds(7));
+        drop((slow, fast));
+        assert_eq!(link.look().unseen, Duration::ZERO, "the line is still the same");
+        drop(small);
         assert_eq!(link.look(), Line::default(), "an upload that ended holds nothing");
         let seeing = Link { sees: true, seen: Mutex::default() };
-        seeing.note_upload(&Watch::having_sent(1_000_000));
+        seeing.note_upload(&Watch::having_sent(1_000_000, seconds(1)));
         assert_eq!(seeing.look().unseen, Duration::ZERO);
     }
 

@@ -244,7 +244,8 @@ impl Repository {
             let line = if own < LOOK { Line::default() } else { self.link.look() };
             let Some(rest) = patience(limit, own, line) else { return own };
             let idle = line.idle.map_or(own, |line| line.min(own));
-            if idle >= STALLED && !std::mem::replace(&mut said, true) {
+            // Before that the line may still be at what the system holds back.
+            if idle >= STALLED + line.unseen && !std::mem::replace(&mut said, true) {
                 let (host, limit) = (self.host(), (idle + rest).as_secs());
                 let (digest, idle) = (digest.short(), idle.as_secs());
                 self.events.notice(format!(
