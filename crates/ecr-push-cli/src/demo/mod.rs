@@ -84,7 +84,7 @@ async fn demo(
     let data = directory.path().join("registry");
     std::fs::create_dir(&data).map_err(|error| fail("the registry's directory cannot be made", error))?;
     let log = reporter.clone();
-    let notices = Notices::new(move |notice| log.event(&Event::Warning(format!("the local ECR: {notice}"))));
+    let notices = Notices::new(move |notice| log.event(&Event::Warning(format!("the local ECR: {notice}").into())));
     let config = Config { region: REGION.to_owned(), storage: Storage::Directory(data), notices, ..Config::default() };
     let server = LocalEcr::start(config).await.map_err(|error| fail("the local ECR cannot start", error))?;
     say!("A local ECR listens on {}", server.endpoint_url());
