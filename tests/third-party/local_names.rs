@@ -114,7 +114,7 @@ impl Desk {
         self.tag(&local, target);
         let error = self.remove(&local, &[target]).expect_err("more names");
         assert_eq!(error.operation(), "remove image");
-        let hints = error.hints().join("\n");
+        let hints = [error.notes(), error.hints()].concat().join("\n");
         assert!(hints.contains(&format!("removed all the same: {target}")), "{hints}");
         assert!(hints.contains(kept) && hints.contains(source), "{hints}");
         assert_eq!((self.id(target), self.id(kept).as_ref()), (None, Some(&id)));

@@ -249,7 +249,8 @@ async fn what_was_meant_to_give_credentials_and_does_not_ends_the_search() {
         stand.file(".aws/config", config);
         let run = bare(&stand).envs(variables).run().await;
         let sentence = run.failed(1);
-        assert!(sentence.contains(&format!("credentials from {source} cannot be used")), "{variables:?}: {sentence}");
+        let says = sentence.contains(&format!("credentials from {source}")) && sentence.contains("cannot be used");
+        assert!(says, "{variables:?}: {sentence}");
         assert!(sentence.contains(why), "{config} {variables:?}: {sentence}");
         assert!(stand.asked("GetAuthorizationToken").is_empty(), "the rights of the machine were used");
     }
@@ -265,4 +266,72 @@ async fn what_was_meant_to_give_credentials_and_does_not_ends_the_search() {
     stand.file(".aws/config", "[profile ci]\nregion = us-east-1\n");
     bare(&stand).envs(&[("AWS_PROFILE", "ci"), ("AWS_ROLE_ARN", ROLE)]).run().await.succeeded();
     bare(&stand).envs(&[("SECRET_ACCESS_KEY", "another"), ("AWS_WEB_IDENTITY_TOKEN_FILE", "")]).run().await.succeeded();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_profile_that_cannot_be_used_is_named_by_file_line_and_section() {
+    let stand = stand().await;
+    let file = stand.folder.path().join(".aws/config").display().to_string();
+    let sso = "sso_account_id = 123456789012\nsso_role_name = r\n";
+    let session = "sso_region = us-east-1\nsso_start_url = https://x.awsapps.com/start\n";
+    // The file, where the fault is, what it is, and what to do.
+    for (config, place, what, remedy) in [
+        (
+            "[default]\nx = y\n[profile ci]\nfoo\n",
+            "line 4, section [profile ci]: ",
+            "Expected an '=' sign",
+            "correct that line",
+        ),
+        ("[profile ci\n", "line 1", "must end with ']'", "correct that line"),
+        (
+            &format!("# x\n[profile ci]\nregion = us-east-1\nrole_arn = {ROLE}\n"),
+            "line 4, section [profile ci]",
+            "`source_profile` or `credential_source`",
+            "correct the profile",
+        ),
+        (
+            &format!("[profile ci]\nrole_arn = {ROLE}\nsource_profile = nope\n"),
+            "line 2, section [profile ci]",
+            "nope",
+            "mend it",
+        ),
+        ("[profile ci]\naws_access_key_id = A\n", "line 2, section [profile ci]", "aws_secret_access_key", "correct"),
+        ("[profile ci]\ncredential_process = false\n", "line 2, section [profile ci]", "exit", "correct the profile"),
+        (
+            &format!("[profile ci]\nsso_session = s\n{sso}"),
+            "line 2, section [profile ci]",
+            "sso-session named `s`",
+            "correct the profile",
+        ),
+        (
+            &format!("[profile ci]\nsso_session = s\n{sso}[sso-session s]\n{session}"),
+            "line 2, section [profile ci]",
+            "SSO token",
+            "log in: aws sso login --profile ci",
+        ),
+        (
+            &format!("[profile ci]\nrole_arn = {ROLE}\nsource_profile = base\n[profile base]\n{session}{sso}"),
+            "line 2, section [profile ci]",
+            "cannot be used",
+            "log in: aws sso login --profile base",
+        ),
+    ] {
+        stand.file(".aws/config", config);
+        let run = bare(&stand).arg("--profile=ci").arg("--region=us-east-1").run().await;
+        let sentence = run.failed(1);
+        assert!(sentence.contains(&format!("{file}, {place}")), "{config}: {sentence}");
+        assert!(sentence.contains(what), "{config}: {sentence}");
+        assert!(run.stderr.contains(&format!("  hint: {remedy}")), "{config}: {}", run.stderr);
+        assert!(stand.asked("GetAuthorizationToken").is_empty(), "the rights of the machine were used");
+    }
+    // A token that is not there, by the profile and by the environment.
+    let token = stand.folder.path().join("no-token").display().to_string();
+    stand.file(".aws/config", format!("[profile ci]\nrole_arn = {ROLE}\nweb_identity_token_file = {token}\n"));
+    let variables = [("AWS_WEB_IDENTITY_TOKEN_FILE", token.as_str()), ("AWS_ROLE_ARN", ROLE)];
+    for program in [bare(&stand).arg("--profile=ci"), bare(&stand).envs(&variables)] {
+        let run = program.arg("--region=us-east-1").run().await;
+        let says = format!("the identity token's file {token} cannot be read: No such file");
+        assert!(run.failed(1).contains(&says), "{}", run.stderr);
+        run.says(&["  hint: have the job or the pod write its token there"]);
+    }
 }

@@ -277,7 +277,7 @@ impl Source {
             let name = from[2..].find(|c: char| !c.is_ascii_lowercase() && c != '-').unwrap_or(from.len() - 2);
             let starts = from[2..].starts_with(|c: char| c.is_ascii_lowercase());
             let string = before.rsplit('"').next().unwrap_or_default();
-            let is_of_others = ["aws ecr ", "docker ps "].iter().any(|command| string.contains(command));
+            let is_of_others = ["aws ecr ", "aws sso ", "docker ps "].iter().any(|command| string.contains(command));
             let is_inside = before.ends_with(|c: char| c.is_alphanumeric() || c == '-');
             (starts && !is_inside && !is_of_others).then(|| &from[..2 + name])
         };

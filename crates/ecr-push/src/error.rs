@@ -76,6 +76,7 @@ struct Inner {
     retry_after: Option<Duration>,
     deadline: Option<Instant>,
     hints: Vec<Text>,
+    notes: Vec<Text>,
     refused: bool,
     /// Shared, so that an error which has passed through the AWS SDK can be taken out of the SDK's own.
     source: Option<Arc<dyn std::error::Error + Send + Sync>>,
@@ -96,6 +97,7 @@ impl Error {
             retry_after: None,
             deadline: None,
             hints: Vec::new(),
+            notes: Vec::new(),
             refused: false,
             source: None,
         }))
@@ -125,7 +127,7 @@ impl Error {
     /// The same error in a better sentence. The first one becomes its cause.
     #[must_use]
     pub fn reworded(mut self, message: impl Into<Text>) -> Self {
-        let first = Self(Box::new(Inner { hints: Vec::new(), ..(*self.0).clone() }));
+        let first = Self(Box::new(Inner { hints: Vec::new(), notes: Vec::new(), ..(*self.0).clone() }));
         self.0.message = message.into();
         self.0.source = Some(Arc::new(first));
         self
@@ -135,6 +137,13 @@ impl Error {
     #[must_use]
     pub fn with_hint(mut self, hint: impl Into<Text>) -> Self {
         self.0.hints.push(clipped(hint.into()));
+        self
+    }
+
+    /// Adds a fact that helps to understand the failure and asks for nothing: what was looked at, what is there.
+    #[must_use]
+    pub fn with_note(mut self, note: impl Into<Text>) -> Self {
+        self.0.notes.push(clipped(note.into()));
         self
     }
 
@@ -257,6 +266,11 @@ impl Error {
     /// What the user can do, in order of usefulness.
     pub fn hints(&self) -> &[Text] {
         &self.0.hints
+    }
+
+    /// Facts that help to understand it, in order of usefulness.
+    pub fn notes(&self) -> &[Text] {
+        &self.0.notes
     }
 
     /// True if the input was refused before any network call.

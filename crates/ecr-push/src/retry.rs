@@ -207,7 +207,7 @@ impl RetryBudget {
         if tries == 1 {
             return error.with_hint(text!["not tried again, because ", Setting::RetryBudget, " leaves no time for it"]);
         }
-        let tried = format!("tried again for {} s", spent.as_secs().max(1));
+        let tried = tried(tries, spent);
         error.with_hint(match self.capped {
             true => text![tried, ", which is all that this step gets of ", Setting::RetryBudget, ": push again"],
             false => text![tried, "; ", Setting::RetryBudget, " sets how long a push may go on trying"],
@@ -241,6 +241,15 @@ async fn within<T>(
             Error::new(Side::Destination, what, text).with_retry(Retry::Backoff)
         }))
     })
+}
+
+/// What came of the budget, in words.
+fn tried(tries: usize, spent: Duration) -> String {
+    match (tries, spent.as_secs()) {
+        (1, _) => "not tried again".to_owned(),
+        (_, 0) => "tried again for less than a second".to_owned(),
+        (_, seconds) => format!("tried again for {seconds} s"),
+    }
 }
 
 fn back_off() -> impl Iterator<Item = Duration> {
@@ -293,6 +302,14 @@ mod tests {
         let budget = RetryBudget::new(Duration::from_secs(60), Events::none()).at_most(Duration::from_millis(300));
         let result: Result<()> = budget.run("test", || async { Err(passing(Retry::Backoff)) }).await;
         assert!(result.unwrap_err().hints()[0].contains("all that this step gets"));
+    }
+
+    #[test]
+    fn no_time_is_told_as_no_seconds() {
+        let words = |tries, millis| tried(tries, Duration::from_millis(millis));
+        assert_eq!(words(1, 0), "not tried again");
+        assert_eq!(words(3, 400), "tried again for less than a second");
+        assert_eq!(words(3, 2400), "tried again for 2 s");
     }
 
     #[test]

@@ -285,6 +285,12 @@ impl PartialEq<String> for Text {
     }
 }
 
+/// A number of things, with the word that fits it: `1 blob`, `2 blobs`.
+pub fn count<N: fmt::Display + PartialEq + From<u8>>(number: N, one: &str, many: &str) -> String {
+    let word = if number == N::from(1) { one } else { many };
+    format!("{number} {word}")
+}
+
 /// A [`Text`](crate::text::Text) of parts, in their order: strings, texts, settings, settings with a value.
 ///
 /// ```
@@ -324,6 +330,15 @@ mod tests {
         let mut text = text![Setting::Tag, " ", Setting::Region];
         text.truncate(8);
         assert_eq!(text.written(upper), "`TAG` `r");
+    }
+
+    #[test]
+    fn one_is_one() {
+        assert_eq!(
+            [0_usize, 1, 2].map(|number| count(number, "entry", "entries")),
+            ["0 entries", "1 entry", "2 entries"]
+        );
+        assert_eq!(count(1_u64, "byte", "bytes"), "1 byte");
     }
 
     #[test]

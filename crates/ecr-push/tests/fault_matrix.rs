@@ -180,5 +180,5 @@ fn is_whole(stand: &Stand, digest: &str) -> std::result::Result<(), String> {
 
 fn shown(error: &Error) -> String {
     let cause = std::error::Error::source(error).map(|cause| format!(" ({cause})")).unwrap_or_default();
-    format!("{error}{cause}; {}", error.hints().join("; "))
+    format!("{error}{cause}; {}", [error.notes(), error.hints()].concat().join("; "))
 }

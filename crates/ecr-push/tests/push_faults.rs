@@ -118,14 +118,14 @@ async fn a_tag_whose_answer_was_lost_may_be_there() {
     stand.server.add_fault(Fault::new(FaultAction::LoseAnswer).operation("PutImage").times(1));
     stand.server.add_fault(Fault::new(FaultAction::Answer(Answer::status(503))).operation("PutImage"));
     let error = push_with_log(request).await.0.unwrap_err();
-    assert!(error.hints().iter().any(|hint| hint.starts_with("the tag `v1` may point at the image")), "{error:?}");
+    assert!(error.notes().iter().any(|note| note.starts_with("the tag `v1` may point at the image")), "{error:?}");
     assert!(stand.tag("v1").is_some());
     // Nothing was lost here.
     let stand = Stand::new().await;
     let request = stand.request(&stand.layout("image", &[1000]));
     stand.server.add_fault(Fault::new(FaultAction::Answer(Answer::status(200))).operation("PutImage"));
     let error = push_with_log(request).await.0.unwrap_err();
-    assert!(!error.hints().iter().any(|hint| hint.contains("may point at")), "{error:?}");
+    assert!(!error.notes().iter().any(|note| note.contains("may point at")), "{error:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -403,7 +403,7 @@ async fn an_immutable_tag_that_cannot_be_read_beforehand_is_still_explained() {
     push_with_log(request.clone()).await.0.unwrap();
     let error = push_with_log(request).await.0.unwrap_err();
     assert_eq!(error.code(), Some("TAG_INVALID"));
-    assert!(error.hints().iter().any(|hint| hint.contains("cannot be read")), "{:?}", error.hints());
+    assert!(error.notes().iter().any(|note| note.contains("cannot be read")), "{:?}", error.notes());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -116,9 +116,9 @@ async fn demo(
     say!("Seconds   {:.2}", first.elapsed.as_secs_f64());
     let verified = push::verify(&request, &first).await?;
     say!(
-        "Read back {} manifest(s) and {} blobs, {}: every digest is right",
-        verified.manifests,
-        verified.blobs,
+        "Read back {} and {}, {}: every digest is right",
+        ecr_push::text::count(verified.manifests, "manifest", "manifests"),
+        ecr_push::text::count(verified.blobs, "blob", "blobs"),
         bytes(verified.bytes)
     );
 

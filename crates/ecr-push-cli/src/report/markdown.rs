@@ -2,6 +2,7 @@
 
 use ecr_push::events::BlobAction;
 use ecr_push::push::PushReport;
+use ecr_push::text;
 
 use super::files::values;
 use super::words::bytes;
@@ -14,9 +15,9 @@ pub fn summary(report: &PushReport, source: &str) -> String {
     let platforms: Vec<String> = report.contents.platforms.iter().map(|platform| code(&platform.to_string())).collect();
     let count = |action| report.count(action);
     let sent = format!(
-        "{} in {} blobs; {} in {} were there already",
+        "{} in {}; {} in {} were there already",
         bytes(report.bytes(BlobAction::Sent)),
-        count(BlobAction::Sent),
+        text::count(count(BlobAction::Sent), "blob", "blobs"),
         bytes(report.bytes(BlobAction::Skipped) + report.bytes(BlobAction::Mounted)),
         count(BlobAction::Skipped) + count(BlobAction::Mounted),
     );

@@ -7,6 +7,7 @@ mod lines;
 mod markdown;
 mod names;
 mod progress;
+mod repeats;
 mod sink;
 mod summary;
 mod veil;
@@ -14,6 +15,7 @@ mod words;
 
 use std::io::IsTerminal;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use ecr_push::events::Event;
 use ecr_push::push::PushReport;
@@ -30,9 +32,15 @@ use lines::Lines;
 pub use markdown::summary as markdown;
 pub use names::{Name, Names};
 use progress::Progress;
+use repeats::Repeats;
 use sink::Sink;
 pub use sink::Stream;
 pub use words::{bytes, sentence};
+
+/// An error as the command line shows it.
+pub fn lines(error: &Error) -> Vec<String> {
+    words::error(error, false, names::flags)
+}
 
 /// Shows one run. Clones show the same run.
 #[derive(Clone)]
@@ -50,6 +58,7 @@ struct Inner {
     /// The tag that the registry is being asked to put.
     tagging: Mutex<Option<String>>,
     secrets: Mutex<Vec<SecretString>>,
+    repeats: Mutex<Repeats>,
 }
 
 enum View {
@@ -105,6 +114,7 @@ impl Reporter {
             tagged: Mutex::default(),
             tagging: Mutex::default(),
             secrets: Mutex::default(),
+            repeats: Mutex::default(),
         }))
     }
 
@@ -209,8 +219,12 @@ impl Reporter {
             }
             Event::Secret(secret) => return self.secret(secret.expose_secret()),
             Event::Retrying { what, why, wait } => {
+                let failed = text![format!("{what} failed: "), why];
                 let again = format!("; trying again in {:.1} s", wait.as_secs_f64());
-                return self.notice(text![format!("{what} failed: "), why, again]);
+                if !self.0.quiet && self.is_new(&self.text(&failed)) {
+                    self.notice(failed.and(again));
+                }
+                return;
             }
             Event::Publishing { tag } => {
                 lock(&self.0.tagging).replace(tag.clone());
@@ -302,7 +316,24 @@ impl Reporter {
         self.0.sink.system.text(&self.said(text))
     }
 
+    /// True if `text` was not shown a moment ago. If it was, it is counted.
+    fn is_new(&self, text: &str) -> bool {
+        let now = Instant::now();
+        let mut repeats = lock(&self.0.repeats);
+        let over = repeats.over(Some(now));
+        let is_new = repeats.is_new(text, now);
+        drop(repeats);
+        over.iter().for_each(|line| self.show(line));
+        is_new
+    }
+
     fn line(&self, line: &str) {
+        let over = lock(&self.0.repeats).over(Some(Instant::now()));
+        over.iter().for_each(|line| self.show(line));
+        self.show(line);
+    }
+
+    fn show(&self, line: &str) {
         match &self.0.view {
             View::Bars(bars) => bars.line(line),
             View::Lines(lines) => lines.line(line),
@@ -311,6 +342,8 @@ impl Reporter {
 
     /// Ends sections, bars and signs of life.
     pub fn end(&self) {
+        let left = lock(&self.0.repeats).over(None);
+        left.iter().for_each(|line| self.show(line));
         self.end_section();
         match &self.0.view {
             View::Bars(bars) => bars.end(),

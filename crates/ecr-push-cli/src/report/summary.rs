@@ -21,10 +21,10 @@ pub fn lines(report: &PushReport) -> [String; 3] {
         format!("{verb} {} as {references}", what(report)),
         format!("digest {}{changed}", report.digest),
         format!(
-            "{} {} in {} blobs, saved {} in {}; {:.1} s, {}, {} of temporary files at most",
+            "{} {} in {}, saved {} in {}; {:.1} s, {}, {} of temporary files at most",
             if report.dry_run { "would send" } else { "sent" },
             bytes(report.bytes(sent)),
-            count(sent),
+            text::count(count(sent), "blob", "blobs"),
             bytes(report.bytes(BlobAction::Skipped) + report.bytes(BlobAction::Mounted)),
             count(BlobAction::Skipped) + count(BlobAction::Mounted),
             report.elapsed.as_secs_f64(),
@@ -37,7 +37,7 @@ pub fn lines(report: &PushReport) -> [String; 3] {
 /// How often something was tried again, and what the waiting cost.
 pub fn retries(report: &PushReport) -> String {
     let waited = report.waited.as_secs_f64();
-    let retries = if report.retries == 1 { "1 retry".to_owned() } else { format!("{} retries", report.retries) };
+    let retries = text::count(report.retries, "retry", "retries");
     if waited < 0.05 { retries } else { format!("{retries}, {waited:.1} s of it waiting") }
 }
 
@@ -52,8 +52,7 @@ fn what(report: &PushReport) -> String {
     match contents.attestations {
         0 if contents.is_index => text.push_str(" without attestations"),
         0 => {}
-        1 => text.push_str(" with 1 attestation"),
-        count => text.push_str(&format!(" with {count} attestations")),
+        count => text.push_str(&format!(" with {}", text::count(count, "attestation", "attestations"))),
     }
     text
 }

@@ -18,7 +18,7 @@ pub fn bytes(count: u64) -> String {
     format!("{value:.1} TB")
 }
 
-/// An error: the sentence, what the service said of it, the causes, what to do.
+/// An error: the sentence, what the service said of it, the causes, what else is known, what to do.
 pub fn error(error: &Error, verbose: bool, names: Names) -> Vec<String> {
     let mut lines = vec![format!("error: {}", printable(&written(error.message(), names)))];
     let mut facts = vec![format!("{} ({})", error.operation(), error.side())];
@@ -39,10 +39,11 @@ pub fn error(error: &Error, verbose: bool, names: Names) -> Vec<String> {
         }
         cause = inner.source();
     }
-    for hint in error.hints() {
-        let hint = written(hint, names);
-        let mut parts = hint.lines();
-        lines.push(format!("  hint: {}", printable(parts.next().unwrap_or_default())));
+    let notes = error.notes().iter().map(|note| ("note", note));
+    for (kind, text) in notes.chain(error.hints().iter().map(|hint| ("hint", hint))) {
+        let text = written(text, names);
+        let mut parts = text.lines();
+        lines.push(format!("  {kind}: {}", printable(parts.next().unwrap_or_default())));
         lines.extend(parts.map(|part| format!("    {}", printable(part))));
     }
     lines
@@ -52,9 +53,11 @@ pub fn error(error: &Error, verbose: bool, names: Names) -> Vec<String> {
 pub fn sentence(error: &Error) -> Text {
     // A policy to paste starts with a line that ends in a colon; without the rest that line says nothing.
     let is_shown = |hint: &&Text| !hint.contains('\n') && !hint.trim_end().ends_with(':');
-    match error.hints().first().filter(is_shown) {
-        Some(hint) => text![error.message(), " (hint: ", hint, ")"],
-        None => error.message().clone(),
+    let (hint, note) = (error.hints().first().filter(is_shown), error.notes().first().filter(is_shown));
+    match (hint, note) {
+        (Some(hint), _) => text![error.message(), " (hint: ", hint, ")"],
+        (None, Some(note)) => text![error.message(), " (note: ", note, ")"],
+        (None, None) => error.message().clone(),
     }
 }
 
@@ -98,11 +101,13 @@ mod tests {
             .with_code("X")
             .with_status(400)
             .with_source(cause)
-            .with_hint("do this:\n{\n}");
+            .with_hint("do this:\n{\n}")
+            .with_note("that was seen");
         let expected = [
             "error: the registry refused",
             "  while: put manifest (destination), code X, status 400",
             "  cause: broken  [31mpipe",
+            "  note: that was seen",
             "  hint: do this:",
             "    {",
             "    }",

@@ -3,6 +3,7 @@
 //! The only file of the library that lets anything read the environment. It builds the SDK's own providers, so that every
 //! variable and profile key means what it means elsewhere (ecr-facts 7.1), on our HTTP client.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use aws_config::BehaviorVersion;
@@ -26,6 +27,7 @@ use aws_types::service_config::ServiceConfigKey;
 use secrecy::ExposeSecret;
 
 use super::credentials::{CONTAINER, INSTANCE_METADATA, Source};
+use super::profiles::{ProfileFacts, ProfileFiles, gives_credentials};
 use super::settings::AwsSettings;
 use crate::error::{Error, Result};
 use crate::http::{Heard, Http, Names};
@@ -46,8 +48,10 @@ pub(super) struct Ambient {
     pub(super) profile_region: Option<String>,
     /// The profiles there are, for the hint about an unknown one.
     pub(super) profiles: Vec<String>,
-    /// What is wrong with the profile in the environment, if it was meant to give credentials.
+    /// What is wrong with the profile that is used, if it was meant to give credentials.
     broken_profile: Option<String>,
+    /// What is known of that profile.
+    profile_facts: ProfileFacts,
     /// The profile's or the environment's own idea of the ECR endpoint.
     pub(super) endpoint_ecr: Option<String>,
     /// The same of STS.
@@ -89,7 +93,11 @@ impl Ambient {
             sdk.service_config()?.load_config(key)
         };
         let files = aws_config::profile::load(&Fs::real(), &Env::real(), &Default::default(), None).await;
-        let broken_profile = broken_profile(&files);
+        let broken_profile = broken_profile(&files, settings.profile.as_deref());
+        let texts = ProfileFiles::read(profile_files());
+        let used = settings.profile.clone().or_else(named_profile).unwrap_or_else(|| "default".to_owned());
+        let unreadable = files.as_ref().map_err(|error| super::failure::reason(error));
+        let profile_facts = texts.facts(&used, unreadable.as_ref().map(|set| *set).map_err(String::as_str));
         let mut profiles: Vec<String> =
             files.map(|set| set.profiles().map(str::to_owned).collect()).unwrap_or_default();
         profiles.sort();
@@ -118,6 +126,7 @@ impl Ambient {
             profile_region: region.build().region().await.map(|region| region.as_ref().to_owned()),
             profiles,
             broken_profile,
+            profile_facts,
             endpoint_ecr: endpoint("ECR"),
             endpoint_sts: endpoint("STS"),
             config,
@@ -162,21 +171,25 @@ impl Ambient {
         let profile = ProfileFileCredentialsProvider::builder().configure(&for_profile);
         if let Some(name) = &settings.profile {
             let provider = SharedCredentialsProvider::new(profile.profile_name(name).build());
-            return vec![Source::new(&format!("profile `{name}`"), provider).heard(&heard)];
+            let source = Source::new(&format!("profile `{name}`"), provider).heard(&heard);
+            return vec![source.meant(self.broken_profile.clone()).with_facts(self.profile_facts.clone())];
         }
         let mut sources = vec![
             Source::new("environment", SharedCredentialsProvider::new(EnvironmentVariableCredentialsProvider::new()))
                 .meant(half_a_pair()),
             Source::new("profile files", SharedCredentialsProvider::new(profile.build()))
                 .meant(self.broken_profile.clone())
+                .with_facts(self.profile_facts.clone())
                 .heard(&heard),
         ];
         // The SDK would look for a file of no name.
         if Env::real().get(TOKEN_FILE).is_err() || is_set(TOKEN_FILE) {
             let (config, heard) = listening();
             let provider = WebIdentityTokenCredentialsProvider::builder().configure(&config).build();
-            let provider = SharedCredentialsProvider::new(provider);
-            sources.push(Source::new("web identity", provider).meant(half_an_identity()).heard(&heard));
+            let token_file = Env::real().get(TOKEN_FILE).ok().map(PathBuf::from);
+            let facts = ProfileFacts { token_file, ..ProfileFacts::default() };
+            let source = Source::new("web identity", SharedCredentialsProvider::new(provider)).heard(&heard);
+            sources.push(source.meant(half_an_identity()).with_facts(facts));
         }
         let (for_container, heard) = listening();
         let container = EcsCredentialsProvider::builder().configure(&for_container).dns(Names).build();
@@ -230,28 +243,32 @@ fn check_files() -> Result<()> {
     Ok(())
 }
 
-/// What a profile has that is meant to give credentials.
-const GIVES_CREDENTIALS: [&str; 9] = [
-    "aws_access_key_id",
-    "aws_secret_access_key",
-    "credential_process",
-    "credential_source",
-    "role_arn",
-    "source_profile",
-    "sso_account_id",
-    "sso_session",
-    "web_identity_token_file",
-];
+/// The profile that the environment names.
+fn named_profile() -> Option<String> {
+    Env::real().get("AWS_PROFILE").ok().filter(|name| !name.trim().is_empty())
+}
 
-fn broken_profile(files: &std::result::Result<ProfileSet, ProfileFileLoadError>) -> Option<String> {
+/// Where the profile files are.
+fn profile_files() -> [PathBuf; 2] {
+    let home = Env::real().get("HOME").or_else(|_| Env::real().get("USERPROFILE")).unwrap_or_default();
+    [("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials")].map(|(variable, file)| {
+        match Env::real().get(variable) {
+            Ok(path) if !path.trim().is_empty() => path.into(),
+            _ => PathBuf::from(&home).join(".aws").join(file),
+        }
+    })
+}
+
+/// What is wrong with the profile that `flag` or the environment names, or the default one.
+fn broken_profile(files: &std::result::Result<ProfileSet, ProfileFileLoadError>, flag: Option<&str>) -> Option<String> {
     let set = match files {
         Ok(set) => set,
         Err(error) => return Some(super::failure::reason(error)),
     };
-    let named = Env::real().get("AWS_PROFILE").ok().filter(|name| !name.trim().is_empty());
-    match (set.get_profile(named.as_deref().unwrap_or("default")), named) {
+    let named = if flag.is_some() { None } else { named_profile() };
+    match (set.get_profile(flag.or(named.as_deref()).unwrap_or("default")), named) {
         (Some(profile), _) => {
-            let key = GIVES_CREDENTIALS.into_iter().find(|key| profile.get(key).is_some())?;
+            let key = gives_credentials(profile)?;
             Some(format!("the profile `{}` has {key}, and gives no credentials", profile.name()))
         }
         (None, Some(named)) => Some(format!("there is no profile `{named}`, which AWS_PROFILE names")),

@@ -4,6 +4,7 @@
 //! that a broken profile never turns into the rights of the machine. Later renewals stay with the source once chosen.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,6 +15,7 @@ use aws_credential_types::provider::{self, ProvideCredentials, SharedCredentials
 use aws_types::SdkConfig;
 
 use super::failure::{self, reason};
+use super::profiles::ProfileFacts;
 use super::settings::{AwsSettings, RoleSettings, WebIdentity, check_key, last_four};
 use super::web_identity::WebIdentityProvider;
 use crate::error::{Error, Result, Retry, Side};
@@ -24,6 +26,8 @@ use crate::text;
 use crate::text::Setting;
 
 const OPERATION: &str = "find credentials";
+const MEND_FILE: &str = "correct that line: none of the profiles can be read until then";
+const MEND_TOKEN: &str = "have the job or the pod write its token there, or correct the path";
 
 /// For one try of the first credentials, and each renewal: a process or an identity provider may take its time.
 pub(super) const CREDENTIALS_LIMIT: Duration = Duration::from_secs(65);
@@ -38,27 +42,82 @@ const CONTAINER_RULE: &str = "the address is https, or http to this machine or t
 
 /// One place credentials may come from.
 pub(super) struct Source {
-    name: String,
+    known: Known,
     provider: SharedCredentialsProvider,
     /// Why it gives none although it was meant to.
     broken: Option<String>,
+}
+
+/// What is known of a source, for its errors.
+#[derive(Clone, Debug)]
+struct Known {
+    name: String,
     /// What its last request came to.
     heard: Heard,
+    facts: ProfileFacts,
 }
 
 impl Source {
     pub(super) fn new(name: &str, provider: SharedCredentialsProvider) -> Self {
-        Self { name: name.to_owned(), provider, broken: None, heard: Heard::default() }
+        let known = Known { name: name.to_owned(), heard: Heard::default(), facts: ProfileFacts::default() };
+        Self { known, provider, broken: None }
     }
 
     /// The same, whose requests are kept in `heard`.
-    pub(super) fn heard(self, heard: &Heard) -> Self {
-        Self { heard: heard.clone(), ..self }
+    pub(super) fn heard(mut self, heard: &Heard) -> Self {
+        self.known.heard = heard.clone();
+        self
     }
 
     /// The same, which is not skipped if it is `broken`.
     pub(super) fn meant(self, broken: Option<String>) -> Self {
         Self { broken, ..self }
+    }
+
+    /// The same, of which more is known.
+    pub(super) fn with_facts(mut self, facts: ProfileFacts) -> Self {
+        self.known.facts = facts;
+        self
+    }
+}
+
+impl Known {
+    /// Its name, and where it is written.
+    fn shown(&self) -> String {
+        match &self.facts.place {
+            Some(place) => format!("{} ({place})", self.name),
+            None => self.name.clone(),
+        }
+    }
+
+    /// The error of credentials that it has and cannot give. `last` is what its last request came to.
+    fn failure(&self, error: &CredentialsError, last: Option<Last>) -> Error {
+        // The SDK's own words have the whole address, which is a secret.
+        if self.name == CONTAINER && matches!(error, CredentialsError::InvalidConfiguration(_)) {
+            return Error::new(Side::Credentials, OPERATION, BAD_CONTAINER).with_hint(CONTAINER_RULE);
+        }
+        let is_unanswered = matches!(last, Some(Last::Unanswered(_)));
+        let built = failure::credentials_failure(OPERATION, &self.shown(), error, last);
+        // The service has said what it is, or nobody could ask it.
+        if is_unanswered || built.status().is_some() || built.retry() != Retry::Never {
+            return built;
+        }
+        let lost = |path: &PathBuf| match std::fs::metadata(path) {
+            Ok(_) => None,
+            Err(error) => Some(format!("the identity token's file {} cannot be read: {error}", path.display())),
+        };
+        let why = self.facts.unreadable.clone().or_else(|| self.facts.token_file.as_ref().and_then(lost));
+        match (why, &self.facts.sso_login) {
+            (Some(why), _) => {
+                // The place of the profile is not that of the fault.
+                let text = format!("the credentials from {} cannot be used: {why}", self.name);
+                let hint = if self.facts.unreadable.is_some() { MEND_FILE } else { MEND_TOKEN };
+                Error::new(Side::Credentials, OPERATION, text).with_hint(hint)
+            }
+            (None, Some(profile)) => built.with_hint(format!("log in: aws sso login --profile {profile}")),
+            (None, None) if self.facts.place.is_some() => built.with_hint("correct the profile, or choose another one"),
+            (None, None) => built,
+        }
     }
 }
 
@@ -82,74 +141,65 @@ pub(super) async fn choose(
 ) -> Result<Chosen> {
     let mut skipped = Vec::new();
     for source in sources {
+        let provider = source.provider.clone();
         let provider = match settings.explicit_keys {
             // The caller had them first.
-            Some(_) => source.provider,
-            None => Announced::over(source.provider, events, Some((source.name.clone(), source.heard.clone()))),
+            Some(_) => provider,
+            None => Announced::over(provider, events, Some(source.known.clone())),
         };
-        let given = retry.run_unhurried(OPERATION, || ask(&source.name, &provider, &source.heard)).await;
+        let given = retry.run_unhurried(OPERATION, || ask(&source.known, &provider)).await;
         let given = match given {
             Ok(given) => given,
-            Err(error) if source.name == INSTANCE_METADATA => {
-                skipped.push(format!("{}: {error}", source.name));
+            Err(error) if source.known.name == INSTANCE_METADATA => {
+                skipped.push(format!("{}: {error}", source.known.name));
                 continue;
             }
             Err(error) => return Err(with_skipped(error, &skipped)),
         };
         match given {
             Ok(first) => {
-                check_key(&source.name, first.access_key_id(), first.session_token())?;
+                check_key(&source.known.name, first.access_key_id(), first.session_token())?;
                 return Ok(Chosen {
-                    description: describe(&source.name, &first),
+                    description: describe(&source.known.name, &first),
                     skipped,
                     provider: SharedCredentialsProvider::new(First::new(first, provider)),
                 });
             }
             Err(ref error @ CredentialsError::CredentialsNotLoaded(_)) if source.broken.is_some() => {
-                let mut why = source.broken.unwrap_or_default();
+                let mut why = source.broken.clone().unwrap_or_default();
                 if std::error::Error::source(error).is_some() {
                     why = format!("{why} ({})", reason(error));
                 }
-                let text = format!("the credentials from {} cannot be used: {why}", source.name);
+                let text = format!("the credentials from {} cannot be used: {why}", source.known.shown());
                 let hint = "mend it or take it away: the next source would have other rights";
                 return Err(with_skipped(Error::new(Side::Credentials, OPERATION, text).with_hint(hint), &skipped));
             }
             Err(error) => {
-                let reason = why_skipped(&source.name, &error);
-                tracing::debug!(source = source.name, reason, "no credentials");
-                skipped.push(format!("{}: {reason}", source.name));
+                let reason = why_skipped(&source.known.name, &error);
+                tracing::debug!(source = source.known.name, reason, "no credentials");
+                skipped.push(format!("{}: {reason}", source.known.name));
             }
         }
     }
     Err(none_found(settings, &skipped, known_profiles))
 }
 
-/// A source that was asked and failed.
-fn failed(name: &str, error: &CredentialsError, last: Option<Last>) -> Error {
-    match error {
-        // The SDK's own words have the whole address, which is a secret.
-        CredentialsError::InvalidConfiguration(_) if name == CONTAINER => {
-            Error::new(Side::Credentials, OPERATION, BAD_CONTAINER).with_hint(CONTAINER_RULE)
-        }
-        _ => failure::credentials_failure(OPERATION, name, error, last),
-    }
-}
-
 /// Asks a source once. The inner error is that of a source that has none, and may be skipped.
-async fn ask(name: &str, provider: &SharedCredentialsProvider, heard: &Heard) -> Result<provider::Result> {
+async fn ask(known: &Known, provider: &SharedCredentialsProvider) -> Result<provider::Result> {
     let Ok(given) = tokio::time::timeout(CREDENTIALS_LIMIT, provider.provide_credentials()).await else {
-        let text = format!("the credentials from {name} did not come within {} s", CREDENTIALS_LIMIT.as_secs());
+        let text =
+            format!("the credentials from {} did not come within {} s", known.shown(), CREDENTIALS_LIMIT.as_secs());
         return Err(Error::new(Side::Credentials, OPERATION, text));
     };
     let Err(error) = given else { return Ok(given) };
-    if !is_skipped(name, &error) {
-        return Err(failed(name, &error, None));
+    if !is_skipped(&known.name, &error) {
+        return Err(known.failure(&error, None));
     }
     // A metadata service that is there and busy. It is not worth the whole budget: what answers may be none.
-    let last = heard.take();
+    let last = known.heard.take();
     let busy = matches!(last, Some(Last::Refused { status: 429 | 500.., .. }));
     match busy {
-        true => Err(failed(name, &error, last).with_retry(Retry::Brief)),
+        true => Err(known.failure(&error, last).with_retry(Retry::Brief)),
         false => Ok(Err(error)),
     }
 }
@@ -231,10 +281,7 @@ fn why_skipped(source: &str, error: &CredentialsError) -> String {
 }
 
 fn with_skipped(error: Error, skipped: &[String]) -> Error {
-    if skipped.is_empty() {
-        return error;
-    }
-    error.with_hint(format!("skipped before it: {}", skipped.join("; ")))
+    skipped.iter().fold(error, |error, line| error.with_note(format!("skipped {line}")))
 }
 
 fn none_found(settings: &AwsSettings, skipped: &[String], known_profiles: &[String]) -> Error {
@@ -243,18 +290,21 @@ fn none_found(settings: &AwsSettings, skipped: &[String], known_profiles: &[Stri
             "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or name a profile with ",
             Setting::Profile
         ]);
-        return skipped.iter().fold(error, |error, line| error.with_hint(format!("skipped {line}")));
+        return with_skipped(error, skipped);
     };
     let known = known_profiles.iter().any(|name| name == profile);
     if known {
         return Error::new(Side::Credentials, OPERATION, format!("the profile `{profile}` gives no credentials"))
-            .with_hint(skipped.join("; "));
+            .with_hint(text!["give the profile credentials, or choose another one with ", Setting::Profile])
+            .with_note(skipped.join("; "));
     }
     let list = match known_profiles {
         [] => "there are no profiles in the AWS configuration files".to_owned(),
         names => format!("the profiles here are: {}", names.join(", ")),
     };
-    Error::new(Side::Credentials, OPERATION, format!("there is no profile `{profile}`")).with_hint(list)
+    Error::new(Side::Credentials, OPERATION, format!("there is no profile `{profile}`"))
+        .with_hint(text!["choose one that there is with ", Setting::Profile])
+        .with_note(list)
 }
 
 /// Tells each set of temporary credentials before anybody uses it, renewals included. Lasting keys are not told: whoever
@@ -266,23 +316,19 @@ fn none_found(settings: &AwsSettings, skipped: &[String], known_profiles: &[Stri
 struct Announced {
     source: SharedCredentialsProvider,
     events: Events,
-    /// The name of the source and what its last request came to.
-    known: Option<(String, Heard)>,
+    /// What is known of the source.
+    known: Option<Known>,
 }
 
 impl Announced {
-    fn over(
-        source: SharedCredentialsProvider,
-        events: &Events,
-        known: Option<(String, Heard)>,
-    ) -> SharedCredentialsProvider {
+    fn over(source: SharedCredentialsProvider, events: &Events, known: Option<Known>) -> SharedCredentialsProvider {
         SharedCredentialsProvider::new(Self { source, events: events.clone(), known })
     }
 
     fn explained(&self, error: CredentialsError) -> CredentialsError {
         match &self.known {
-            Some((name, heard)) if !is_skipped(name, &error) => {
-                CredentialsError::provider_error(failed(name, &error, heard.take()))
+            Some(known) if !is_skipped(&known.name, &error) => {
+                CredentialsError::provider_error(known.failure(&error, known.heard.take()))
             }
             _ => error,
         }
@@ -418,7 +464,7 @@ mod tests {
         assert_eq!(error.side(), Side::Credentials);
         assert!(error.message().contains("profile files"), "{error}");
         assert!(error.message().contains("the file is damaged"), "{error}");
-        assert!(error.hints()[0].contains("AWS_ACCESS_KEY_ID"));
+        assert!(error.notes()[0].contains("AWS_ACCESS_KEY_ID"));
         assert_eq!(unused.load(Ordering::SeqCst), 0);
     }
 
@@ -428,8 +474,8 @@ mod tests {
         let sources = ["environment", "profile files", "web identity", "container", "instance metadata"]
             .map(|name| source(name, &calls, nothing));
         let error = choose(sources.into(), &AwsSettings::default(), &[], &budget(), &Events::none()).await.unwrap_err();
-        assert_eq!(error.hints().len(), 6);
-        assert!(error.hints()[5].starts_with("skipped instance metadata: nothing here"));
+        assert_eq!((error.hints().len(), error.notes().len()), (1, 5));
+        assert!(error.notes()[4].starts_with("skipped instance metadata: nothing here"));
     }
 
     #[tokio::test]
@@ -441,7 +487,7 @@ mod tests {
             .await
             .unwrap_err();
         assert_eq!(error.message(), "there is no profile `prod`");
-        assert_eq!(error.hints(), ["the profiles here are: default, production"]);
+        assert_eq!(error.notes(), ["the profiles here are: default, production"]);
         let error = choose(sources(), &settings, &["prod".into()], &budget(), &Events::none()).await.unwrap_err();
         assert!(error.message().contains("gives no credentials"));
     }

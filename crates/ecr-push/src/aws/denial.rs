@@ -138,6 +138,12 @@ const KINDS: [(&str, PolicyKind); 8] = [
     ("vpc endpoint", PolicyKind::VpcEndpoint),
 ];
 
+impl PolicyKind {
+    fn article(self) -> &'static str {
+        if self == Self::Identity { "an" } else { "a" }
+    }
+}
+
 impl fmt::Display for PolicyKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -155,7 +161,7 @@ impl fmt::Display for PolicyKind {
 impl fmt::Display for DenialReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::ExplicitDeny(kind) => write!(f, "an explicit deny in a {kind}"),
+            Self::ExplicitDeny(kind) => write!(f, "an explicit deny in {} {kind}", kind.article()),
             Self::NotAllowed(kind) => write!(f, "no {kind} allows it"),
             Self::Unknown => f.write_str("the service does not say which policy"),
         }

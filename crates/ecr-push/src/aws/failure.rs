@@ -259,6 +259,8 @@ pub(super) fn credentials_failure(
     let answer = sts_answer(error).unwrap_or(heard);
     let code = answer.code.clone().unwrap_or_default();
     let text = answer.said("its service").unwrap_or_else(|| without_output(&reason(error)));
+    // The SDK's own building site says nothing to its user.
+    let text = text.trim_start_matches("ProfileFile provider could not be built: ").to_owned();
     if let Some(error) = denial::credential_error(operation, &code, &text, source) {
         return answer.add_to(error);
     }

@@ -13,6 +13,7 @@ pub(crate) mod fuzz;
 mod hosts;
 mod images;
 mod layers;
+mod profiles;
 mod quotas;
 mod region;
 mod repository;

@@ -91,7 +91,7 @@ fn none_found(settings: &AwsSettings, metadata: &str) -> Error {
     };
     Error::new(Side::Credentials, OPERATION, "no AWS region is known")
         .with_hint(text!["name it with ", Setting::Region, ", or AWS_REGION"])
-        .with_hint(text![
+        .with_note(text![
             "looked at: ",
             Setting::Region,
             format!(

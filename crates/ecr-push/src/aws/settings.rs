@@ -188,7 +188,7 @@ impl AwsSettings {
         }
         Err(Error::refused("choose the endpoint", "a custom endpoint cannot be combined with FIPS or dual-stack")
             .with_hint(text!["leave out ", Setting::EndpointUrl, ", or ", Setting::Fips, " and ", Setting::DualStack])
-            .with_hint(
+            .with_note(
                 "each may come from the environment too (AWS_ENDPOINT_URL, AWS_ENDPOINT_URL_ECR, AWS_ENDPOINT_URL_STS, \
                  AWS_USE_FIPS_ENDPOINT, AWS_USE_DUALSTACK_ENDPOINT), and the endpoint from the profile (endpoint_url)",
             ))

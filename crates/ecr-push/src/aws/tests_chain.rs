@@ -32,7 +32,10 @@ async fn child() {
             api.region_source(),
             api.endpoint_overridden()
         ),
-        Err(error) => println!("RESULT {error} | {}", error.hints().join(" | ")),
+        Err(error) => println!(
+            "RESULT {error} | {}",
+            error.notes().iter().chain(error.hints()).map(|text| &**text).collect::<Vec<_>>().join(" | ")
+        ),
     }
 }
 
@@ -80,7 +83,10 @@ async fn without_any_source_each_is_listed_and_it_is_quick() {
         assert!(result.contains(expected), "{result}");
     }
     let result = run(&[NO_METADATA]).await;
-    assert!(result.starts_with("no AWS region is known | name it with `region`"), "{result}");
+    assert!(
+        result.starts_with("no AWS region is known | ") && result.ends_with("| name it with `region`, or AWS_REGION"),
+        "{result}"
+    );
     assert!(result.contains("switched off by AWS_EC2_METADATA_DISABLED"), "{result}");
     assert!(started.elapsed() < Duration::from_secs(6));
 }
@@ -199,14 +205,17 @@ async fn a_profile_gives_keys_region_endpoint_and_stands_alone_when_named() {
         ("keys", "profile `keys` (key …0001) in ap-south-1 from the profile override=true"),
         ("process", "profile `process` (key …0002) in us-east-1 from the profile override=false"),
         ("empty", "the profile `empty` gives no credentials | "),
-        ("broken", "the credentials from profile `broken` cannot be used: "),
+        ("broken", "the credentials from profile `broken` ("),
     ] {
         // Keys in the environment do not save a named profile that fails.
         let result = run(&[config, KEYS[0], KEYS[1], ("TEST_PROFILE", profile), NO_METADATA]).await;
         assert!(result.starts_with(expected), "{profile}: {result}");
     }
     let result = run(&[config, ("TEST_PROFILE", "prod"), ("TEST_REGION", "us-east-1"), NO_METADATA]).await;
-    assert_eq!(result, "there is no profile `prod` | the profiles here are: broken, empty, keys, process");
+    assert_eq!(
+        result,
+        "there is no profile `prod` | the profiles here are: broken, empty, keys, process | choose one that there is with `profile`"
+    );
     let result = run(&[config, ("AWS_PROFILE", "keys"), NO_METADATA]).await;
     assert_eq!(result, "profile files (key …0001) in ap-south-1 from the profile override=true");
 }

@@ -301,7 +301,7 @@ async fn the_budget_ends_tries_and_waits() {
         let (events, heard) = listener();
         let error = provider(&failing, &web_identity, Duration::from_secs(2), &events).obtain().await.unwrap_err();
         assert!(error.message().contains(&expected), "{error}");
-        assert!(error.hints().last().unwrap().contains("--retry-budget"), "{:?}", error.hints());
+        assert!(error.hints().last().unwrap().contains("`retry_budget`"), "{:?}", error.hints());
         assert!(started.elapsed() < limit, "{:?}", started.elapsed());
         assert!(retries(&heard) >= tries);
         assert_silent(&error);
@@ -315,7 +315,7 @@ async fn a_wait_that_no_clock_can_hold_ends_the_tries() {
     let (events, _) = listener();
     let started = Instant::now();
     let error = provider(&server, &web_identity, Duration::from_secs(1), &events).obtain().await.unwrap_err();
-    assert!(error.hints().iter().any(|hint| hint.contains("--retry-budget")), "{:?}", error.hints());
+    assert!(error.hints().iter().any(|hint| hint.contains("`retry_budget`")), "{:?}", error.hints());
     assert!(started.elapsed() < Duration::from_secs(3) && server.seen().len() == 2, "{:?}", started.elapsed());
 }
 

@@ -9,6 +9,7 @@ use super::grpc::Answers;
 use super::messages;
 use crate::error::{Error, Result, Side};
 use crate::image::Digest;
+use crate::text::count;
 
 /// A blob in a namespace of a containerd.
 #[derive(Clone, Debug)]
@@ -125,7 +126,7 @@ impl BlobStream {
             let Some(message) = answers.next().await? else {
                 if self.position < self.end {
                     let missing = self.end - self.position;
-                    return Err(self.blob.error(format!("ended {missing} bytes before its end")));
+                    return Err(self.blob.error(format!("ended {} before its end", count(missing, "byte", "bytes"))));
                 }
                 return Ok(None);
             };

@@ -155,12 +155,13 @@ impl Containerd {
         // The error is complete without it.
         let elsewhere = timeout(self.0.connection.limits().call, self.elsewhere(name)).await;
         if let Ok(Ok(hint)) = elsewhere {
-            error = error.with_hint(hint);
+            error =
+                if hint.names(Setting::ContainerdNamespace) { error.with_hint(hint) } else { error.with_note(hint) };
         }
         if !near.is_empty() {
             return error;
         }
-        error.with_hint(match names.len() {
+        error.with_note(match names.len() {
             0 => "this namespace has no image".to_owned(),
             1 => "this namespace has one image, of another name".to_owned(),
             count => format!("this namespace has {count} images, none of a name like this"),
@@ -219,7 +220,7 @@ fn ambiguous(name: &str, images: &[&Image]) -> Error {
     let message = format!("the short digest `{name}` is ambiguous: {} images match", images.len());
     let error = Error::new(Side::Source, messages::GET_IMAGE.operation, message);
     let listed = images.iter().take(MOST_LISTED).map(|image| format!("{} ({})", image.target.digest, image.name));
-    listed.fold(error, Error::with_hint)
+    listed.fold(error.with_hint("give more digits of it"), Error::with_note)
 }
 
 fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {

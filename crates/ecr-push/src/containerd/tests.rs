@@ -108,20 +108,22 @@ async fn an_unknown_image_is_explained() {
     let error = containerd.image("app").await.unwrap_err();
     assert_eq!(error.to_string(), format!("there is no image `app` ({})", containerd.describe()));
     assert_eq!(error.code(), Some("NotFound"));
-    assert_eq!(error.hints(), ["did you mean app:v1, app:v2?", "namespaces there: default, k8s.io"]);
+    assert_eq!(error.hints(), ["did you mean app:v1, app:v2?"]);
+    assert_eq!(error.notes(), ["namespaces there: default, k8s.io"]);
 
     let error = containerd.image("b").await.unwrap_err();
     assert_eq!(error.to_string(), "the short digest `b` is ambiguous: 2 images match");
-    assert_eq!(error.hints().len(), 2);
+    assert_eq!(error.notes().len(), 2);
     assert!(containerd.image(&format!("app@{}", digest('e'))).await.is_err());
 
     let other = connect_in(&fake, "default").await;
     let error = other.image("app:v1").await.unwrap_err();
     let elsewhere = "the namespace k8s.io has it: add `containerd_namespace: k8s.io`";
-    assert_eq!(error.hints(), [elsewhere, "this namespace has no image"]);
+    assert_eq!(error.hints(), [elsewhere]);
+    assert_eq!(error.notes(), ["this namespace has no image"]);
     let error = connect_in(&fake, "prod").await.image("web").await.unwrap_err();
     let nowhere = "there is no namespace prod; namespaces there: default, k8s.io";
-    assert_eq!(error.hints(), [nowhere, "this namespace has no image"]);
+    assert_eq!(error.notes(), [nowhere, "this namespace has no image"]);
 }
 
 #[tokio::test]

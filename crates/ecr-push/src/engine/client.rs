@@ -22,6 +22,7 @@ use super::transport::Transport;
 use super::{EngineImage, EngineSettings, LocalStore};
 use crate::error::{Error, Result, Side};
 use crate::image::{DiffId, Digest, Platform};
+use crate::text::count;
 
 /// bollard's own limit, up to the response's headers: an export's come when the engine has staged the image. The other
 /// calls have ours, which covers the body too.
@@ -337,7 +338,7 @@ impl Engine {
                         let names = image.repo_tags.join(", ");
                         format!("{} ({})", image.id, if names.is_empty() { "no name" } else { &names })
                     });
-                    return Err(listed.fold(error, Error::with_hint));
+                    return Err(listed.fold(error.with_hint("give more digits of it"), Error::with_note));
                 }
             }
         }
@@ -353,7 +354,10 @@ impl Engine {
         } else if names.is_empty() {
             error.with_hint("the engine has no named image; was the image built on another engine or builder?")
         } else {
-            error.with_hint(format!("the engine has {} named images, none of a name like this", names.len()))
+            let named = count(names.len(), "named image", "named images");
+            error
+                .with_hint("look at `docker images`, or build the image on this engine")
+                .with_note(format!("the engine has {named}, none of a name like this"))
         })
     }
 
@@ -361,7 +365,7 @@ impl Engine {
         let strange = |what: &str| {
             let message = format!("the engine's description of `{text}` has {what}");
             Error::new(Side::Source, "inspect image", message)
-                .with_hint(format!("it was given by {}", self.description))
+                .with_note(format!("it was given by {}", self.description))
         };
         let id = found.id.ok_or_else(|| strange("no ID"))?;
         // Podman leaves the algorithm out in places.

@@ -74,12 +74,12 @@ pub(super) fn load(config_dir: &Path, name: &str, chosen_by: &str) -> Result<Con
             unknown(&contexts, name, chosen_by)
         } else {
             let message = format!("the docker context `{name}` (named by {chosen_by}) cannot be read: {error}");
-            Error::new(Side::Source, OPERATION, message).with_hint(format!("its file is {}", path.display()))
+            Error::new(Side::Source, OPERATION, message).with_note(format!("its file is {}", path.display()))
         }
     })?;
     let meta: Meta = serde_json::from_slice(&text).map_err(|error| {
         let message = format!("the docker context `{name}` (named by {chosen_by}) cannot be understood: {error}");
-        Error::new(Side::Source, OPERATION, message).with_hint(format!("its file is {}", path.display()))
+        Error::new(Side::Source, OPERATION, message).with_note(format!("its file is {}", path.display()))
     })?;
     let Some(endpoint) = meta.endpoints.docker else {
         let message = format!("the docker context `{name}` (named by {chosen_by}) has no Docker endpoint");
@@ -98,7 +98,9 @@ fn unknown(contexts: &Path, name: &str, chosen_by: &str) -> Error {
     let mut names = names(contexts);
     names.insert(0, "default".to_owned());
     let message = format!("there is no docker context `{name}` (named by {chosen_by})");
-    Error::new(Side::Source, OPERATION, message).with_hint(format!("the contexts here are: {}", names.join(", ")))
+    Error::new(Side::Source, OPERATION, message)
+        .with_hint("choose one that there is: `docker context ls` lists them")
+        .with_note(format!("the contexts here are: {}", names.join(", ")))
 }
 
 fn names(contexts: &Path) -> Vec<String> {

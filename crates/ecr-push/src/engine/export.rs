@@ -4,6 +4,7 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use crate::text::count;
 use bytes::{Buf, Bytes};
 use futures_util::stream::BoxStream;
 use futures_util::{Stream, StreamExt};
@@ -44,9 +45,10 @@ impl Export {
             return Ok(());
         }
         Err(match self.engine_error() {
-            Some(message) => {
-                io::Error::other(format!("the engine gave up the export after {} bytes: {message}", self.total))
-            }
+            Some(message) => io::Error::other(format!(
+                "the engine gave up the export after {}: {message}",
+                count(self.total, "byte", "bytes")
+            )),
             None => early_end(self.total, "the tar has no end marker"),
         })
     }
@@ -88,7 +90,10 @@ impl AsyncRead for Export {
 }
 
 fn early_end(total: u64, why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, format!("the engine's export ended early, after {total} bytes: {why}"))
+    io::Error::new(
+        io::ErrorKind::UnexpectedEof,
+        format!("the engine's export ended early, after {}: {why}", count(total, "byte", "bytes")),
+    )
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ async fn an_unknown_image_comes_with_near_names() {
     assert_eq!(error.status(), Some(404));
     assert_eq!(error.hints(), ["did you mean big:latest?"]);
     let error = engine.inspect("postgres:15").await.unwrap_err();
-    assert_eq!(error.hints(), ["the engine has 2 named images, none of a name like this"]);
+    assert_eq!(error.notes(), ["the engine has 2 named images, none of a name like this"]);
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn an_ambiguous_short_id_lists_its_images() {
     let fake = Fake::start(&[("/v1.41/images/json", list)]);
     let error = fake.engine().await.inspect("8fb5").await.unwrap_err();
     assert_eq!(error.to_string(), "the short ID `8fb5` is ambiguous: 2 images match");
-    assert_eq!(error.hints(), [format!("{ID} (big:latest)"), format!("{other} (app:1)")]);
+    assert_eq!(error.notes(), [format!("{ID} (big:latest)"), format!("{other} (app:1)")]);
 }
 
 #[tokio::test]
@@ -313,7 +313,7 @@ async fn the_host_wins_over_the_context_over_the_current_context() {
     settings.context = Some("nmaed".to_owned());
     let error = connect(&settings).await.unwrap_err();
     assert_eq!(error.to_string(), "there is no docker context `nmaed` (named by DOCKER_CONTEXT)");
-    assert_eq!(error.hints(), ["the contexts here are: default, current, named"]);
+    assert_eq!(error.notes(), ["the contexts here are: default, current, named"]);
 }
 
 #[tokio::test]

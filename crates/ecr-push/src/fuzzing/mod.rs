@@ -41,7 +41,7 @@ pub(crate) fn parts(data: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// What must hold of every error.
 pub(crate) fn check_error(error: &Error) {
-    let shown = std::iter::once(error.message()).chain(error.hints());
+    let shown = std::iter::once(error.message()).chain(error.hints()).chain(error.notes());
     for text in shown {
         assert!(!text.is_empty(), "an error says something");
         assert!(text.len() <= LONGEST_SENTENCE, "{} bytes are no sentence: {:.200}", text.len(), text);

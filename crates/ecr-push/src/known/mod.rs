@@ -17,6 +17,7 @@ pub use cache::{Cache, Remembered};
 use crate::compress::Codec;
 use crate::error::{Error, Result};
 use crate::image::{Config, Descriptor, DiffId, Digest, Kind, Manifest, MediaType, Platform};
+use crate::text::count;
 
 /// Whose word is taken for what a blob holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -125,7 +126,8 @@ pub fn pairs_of(
 /// In words, if they do not go together: see [`pairs_of`].
 pub fn pair_up(diff_ids: &[DiffId], layers: &[Descriptor], origin: &Origin) -> std::result::Result<Vec<Pair>, String> {
     if diff_ids.len() != layers.len() {
-        return Err(format!("its config lists {} layers, and its manifest {}", diff_ids.len(), layers.len()));
+        let listed = count(diff_ids.len(), "layer", "layers");
+        return Err(format!("its config lists {listed}, and its manifest {}", layers.len()));
     }
     let mut blobs: HashMap<DiffId, Digest> = HashMap::new();
     let mut held: HashMap<Digest, DiffId> = HashMap::new();

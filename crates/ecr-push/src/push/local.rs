@@ -60,7 +60,7 @@ impl LocalImage {
         };
         match failed.or(last.err()) {
             Some(error) if removed.names.is_empty() => Err(error),
-            Some(error) => Err(error.with_hint(format!("removed all the same: {}", removed.names.join(", ")))),
+            Some(error) => Err(error.with_note(format!("removed all the same: {}", removed.names.join(", ")))),
             None => Ok(removed),
         }
     }
@@ -123,7 +123,7 @@ impl LocalImage {
         Err(match names.as_slice() {
             [] => error,
             names => error
-                .with_hint(format!("the image still has the names {}", names.join(", ")))
+                .with_note(format!("the image still has the names {}", names.join(", ")))
                 .with_hint("remove its other names first, or ask for it by its name"),
         })
     }
@@ -321,8 +321,8 @@ mod tests {
             assert_eq!((error.operation(), error.status()), ("remove image", Some(409)));
             assert!(error.message().starts_with("`8fb5` was not removed: "), "{error}");
             assert!(error.message().contains("referenced in multiple repositories"), "{error}");
-            assert_eq!(error.hints()[0], "the image still has the names app:1, kept:1");
-            assert_eq!(error.hints().last().unwrap(), "removed all the same: host/app:v1");
+            assert_eq!(error.notes()[0], "the image still has the names app:1, kept:1");
+            assert_eq!(error.notes().last().unwrap(), "removed all the same: host/app:v1");
 
             let fake = Fake::start(&[&routes[..2], &[(&by_id, gone())]].concat());
             assert_eq!(local(&fake, "8fb5").await.remove(&[]).await.unwrap().names, ["8fb5"]);
@@ -346,7 +346,7 @@ mod tests {
             let targets = names(&["host/app:v1", "host/app:v2"]);
             let error = local(&fake, "app:1").await.remove(&targets).await.unwrap_err();
             assert!(error.message().starts_with("`host/app:v1` was not removed: "), "{error}");
-            assert_eq!(error.hints().last().unwrap(), "removed all the same: host/app:v2, app:1");
+            assert_eq!(error.notes().last().unwrap(), "removed all the same: host/app:v2, app:1");
         }
 
         #[tokio::test]

@@ -412,7 +412,7 @@ impl Push {
 
     async fn with_identity(&self, error: Error) -> Error {
         match explain::identity(&self.destination).await {
-            Some(identity) => error.with_hint(format!("the credentials are those of {}", identity.arn)),
+            Some(identity) => error.with_note(format!("the credentials are those of {}", identity.arn)),
             None => error,
         }
     }

@@ -115,7 +115,7 @@ impl Publish<'_> {
         };
         if !is_immutable_refusal(&error) {
             let error = match destination.repository.lost_an_answer() {
-                true => error.with_hint(format!("the tag `{tag}` may point at the image already: an answer was lost")),
+                true => error.with_note(format!("the tag `{tag}` may point at the image already: an answer was lost")),
                 false => error,
             };
             return Err(destination.explain(error));
@@ -129,9 +129,9 @@ impl Publish<'_> {
                 Ok(point)
             }
             Some(found) => Err(moved(tag, &found, self.identity, &destination.uri)),
-            None => {
-                Err(error.with_hint("the tag cannot be read with these credentials, so the images cannot be compared"))
-            }
+            None => Err(error
+                .with_hint("push under a new tag, or allow ecr:BatchGetImage")
+                .with_note("the tag cannot be read with these credentials, so the images cannot be compared")),
         }
     }
 }

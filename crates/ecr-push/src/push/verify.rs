@@ -9,6 +9,7 @@ use crate::events::Events;
 use crate::http::Http;
 use crate::image::{Digest, Kind};
 use crate::retry::RetryBudget;
+use crate::text::count;
 
 /// What was read back.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,7 +61,12 @@ pub async fn verify(request: &PushRequest, report: &PushReport) -> Result<Verifi
             }
             let size = repository.verify_blob(&blob.digest).await?;
             if size != blob.size {
-                return Err(lost(format!("{} has {size} bytes, and the manifest says {}", blob.digest, blob.size)));
+                return Err(lost(format!(
+                    "{} has {}, and the manifest says {}",
+                    blob.digest,
+                    count(size, "byte", "bytes"),
+                    blob.size
+                )));
             }
             verified.blobs += 1;
             verified.bytes += size;

@@ -11,6 +11,7 @@ use crate::error::{Error, Retry, Side, cut};
 use crate::retry::says_throttled;
 use crate::text;
 use crate::text::Setting;
+use crate::text::count;
 
 /// How much of an error's body is read.
 const BODY_LIMIT: usize = 64 * 1024;
@@ -100,7 +101,10 @@ fn bare(operation: &str, host: &str, status: StatusCode, bytes: &[u8]) -> String
         return format!("{host} answered {status} to `{operation}` without a reason");
     }
     match cut(&text, SHOWN) {
-        "" => format!("{host} answered {status} to `{operation}` with {} bytes that are not shown", text.len()),
+        "" => format!(
+            "{host} answered {status} to `{operation}` with {} not shown",
+            count(text.len(), "byte that is", "bytes that are")
+        ),
         shown => format!("{host} answered {status} to `{operation}`: {shown}"),
     }
 }

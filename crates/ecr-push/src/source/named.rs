@@ -3,6 +3,8 @@
 use super::{Image, Preview, source_error};
 use crate::error::{Error, Result};
 use crate::image::{Digest, Manifest, Platform};
+use crate::text;
+use crate::text::Setting;
 
 /// What is known of the image that was asked for: by its reference, by the engine that resolved a name, by the platform.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -79,7 +81,12 @@ fn other(what: &str, named: Digest, read: Option<Digest>) -> Error {
 
 /// The refusal of a platform that is not there.
 pub(super) fn no_platform(name: &str, wanted: &Platform, present: &[Platform]) -> Error {
-    source_error("choose platform", format!("{name} has no image for {wanted} (present: {})", list(present)))
+    let message = format!("{name} has no image for {wanted} (present: {})", list(present));
+    source_error("choose platform", message).with_hint(text![
+        "choose one that is there with ",
+        Setting::Platform,
+        format!(", or build the image for {wanted}")
+    ])
 }
 
 /// Platforms for people.

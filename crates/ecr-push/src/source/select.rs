@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::image::{Config, Descriptor, Digest, Entry, Kind, Manifest, MediaType, Platform, reindex};
 use crate::text;
 use crate::text::Setting;
+use crate::text::count;
 
 /// How deep indexes may be nested.
 const MAX_DEPTH: usize = 4;
@@ -272,10 +273,10 @@ impl<'a> Walk<'a> {
             return Err(source_error(
                 "read layout",
                 format!(
-                    "a manifest in {} says that {} has {} bytes, but it has {size}",
+                    "a manifest in {} says that {} has {}, but it has {size}",
                     self.blobs.name(),
                     blob.digest,
-                    blob.size
+                    count(blob.size, "byte", "bytes")
                 ),
             ));
         }
@@ -441,10 +442,10 @@ fn load(blobs: &dyn Blobs, descriptor: &Descriptor) -> Result<Manifest> {
         return Err(source_error(
             "read layout",
             format!(
-                "{} says that {} has {} bytes, but it has {}",
+                "{} says that {} has {}, but it has {}",
                 blobs.name(),
                 descriptor.digest,
-                descriptor.size,
+                count(descriptor.size, "byte", "bytes"),
                 bytes.len()
             ),
         ));
