@@ -11,6 +11,7 @@ mod platform;
 mod report;
 mod request;
 mod run;
+mod slips;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -108,7 +109,15 @@ fn misused(error: clap::Error) -> u8 {
     // The answer repeats what was typed, which may come from elsewhere: a terminal obeys it, and a line break makes lines of its own.
     let words = std::env::args_os().map(|word| ci::printable(&word.to_string_lossy()));
     let error = Cli::try_parse_from(words).err().unwrap_or(error);
-    match System::detect(&Environment::of_process()) {
+    let system = System::detect(&Environment::of_process());
+    let typed: Vec<String> = std::env::args_os().skip(1).map(|word| ci::printable(&word.to_string_lossy())).collect();
+    if error.use_stderr()
+        && let Some(meant) = slips::meant(&typed, &error)
+    {
+        Reporter::misused(system.unwrap_or(System::Plain), &report::lines(&meant).join("\n"));
+        return REFUSED;
+    }
+    match system {
         Some(system) if error.use_stderr() => Reporter::misused(system, &error.render().to_string()),
         // A closed pipe is no error.
         _ => drop(error.print()),

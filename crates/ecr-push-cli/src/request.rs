@@ -1,5 +1,6 @@
 //! From flags and environment to one plain request. Every wrong input is refused here, before any network call.
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::args::{
 };
 use crate::environment::Environment;
 use crate::report::OutputFile;
+use crate::slips;
 
 /// A request, and what the log should say of how it came about.
 #[derive(Debug)]
@@ -33,6 +35,7 @@ pub struct Request {
 
 /// Makes the request.
 pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
+    slips::check(args)?;
     let mut notices = Vec::new();
     let files = args.report.output_file.iter().map(|path| OutputFile::new(path)).collect::<Result<_>>()?;
     let aws = aws(&args.aws, environment)?;
@@ -40,6 +43,7 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
     let tags = args.tags.iter().map(|tag| tag.parse()).collect::<Result<_>>()?;
     let threads = args.transfer.threads.map(usize::from);
     let source: SourceSpec = args.image.parse()?;
+    slips::check_standard_input(&source, || std::io::stdin().is_terminal())?;
     match &source {
         SourceSpec::Daemon(name) => ecr_push::engine::check_name(name)?,
         _ if args.engine.tag_local => {
@@ -207,6 +211,14 @@ fn destination(args: &DestinationArgs, aws: &AwsSettings, notices: &mut Vec<Stri
             ]));
         }
     };
+    if let Some((first, rest)) = name.split_once('/')
+        && host.is_some()
+        && ecr(first).is_some()
+    {
+        let message = format!("the destination has a registry's host twice, the second time as `{first}`");
+        let hint = format!("write the host once: `{first}/{rest}`");
+        return Err(Error::refused("parse destination", message).with_hint(hint));
+    }
     if let Some(host) = &host {
         agree(host, aws.region.as_ref(), registry_id.as_ref())?;
     }

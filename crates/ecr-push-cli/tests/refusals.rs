@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{ACCOUNT, APP, Run, Stand, push_words};
+use common::{ACCOUNT, APP, Program, Run, Stand, push_words};
 
 /// Runs `words` and asserts that they are refused before any network call.
 async fn refused(stand: &Stand, words: &str, variables: &[(&str, &str)]) -> Run {
@@ -213,4 +213,102 @@ async fn an_empty_engine_flag_does_not_hide_the_variable() {
         assert_ne!(run.status, 0);
         assert!(run.status == 2 || run.stderr.contains("unix:///nonexistent/docker.sock"), "{flag}: {}", run.stderr);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slips_of_the_pen_are_refused_with_what_to_type() {
+    let stand = Stand::new().await;
+    for file in ["app.tar", "team.TGZ", "app"] {
+        stand.file(file, "");
+    }
+    stand.file("layout/index.json", "{}");
+    let host = format!("{ACCOUNT}.dkr.ecr.us-east-1.amazonaws.com");
+    // Words divided by `|`, what is wrong, and what to type.
+    for (words, wrong, right) in [
+        // Files in the place of an image.
+        ("./app.tar|-r|app", "`./app.tar` is a file", "`docker-archive:./app.tar`"),
+        ("app.tar|-r|app", "`app.tar` is a file", "`docker-archive:app.tar`"),
+        ("team.TGZ|-r|app", "`team.TGZ` is a file", "`docker-archive:team.TGZ`"),
+        ("./app|-r|app", "`./app` is a file", "`docker-archive:./app`"),
+        ("./layout|-r|app", "`./layout` is a folder", "`oci:./layout`"),
+        ("./none.tar|-r|app", "`./none.tar` looks like a file, and there is none", "`docker-archive:FILE`"),
+        ("-|-r|app", "`-` names no image", "`docker-archive:-`"),
+        ("~/app.tar|-r|app", "a `~` that the shell has left", "`docker-archive:$HOME/app.tar`"),
+        ("docker-archive:~/app.tar|-r|app", "a `~` that the shell has left", "`docker-archive:$HOME/app.tar`"),
+        ("oci:~/app|-r|app", "a `~` that the shell has left", "`oci:$HOME/app`"),
+        // Line ends of Windows.
+        ("app:1\r|-r|app", "the image `app:1` ends in a carriage return", "`dos2unix FILE`"),
+        ("app|-r|app\r", "`--repository` `app` ends in a carriage return", "`dos2unix FILE`"),
+        ("app|-r|app|-t|v1\r", "`--tag` `v1` ends in a carriage return", "`dos2unix FILE`"),
+        ("app|--to|host/app\r", "`--to` `host/app` ends in a carriage return", "`dos2unix FILE`"),
+        // The destination.
+        ("app|-r|app|-t|repo:1", "`repo:1` is a reference, not a tag", "`--repository repo` and `--tag 1`"),
+        ("app|-r|app|-t|localhost:5/repo:1", "is a reference", "`--repository localhost:5/repo` and `--tag 1`"),
+        ("app|-r|app|--registry-id|1234-5678-9012", "is not an AWS account id", "did you mean `123456789012`?"),
+        ("app|-r|HOST/HOST/app", "a registry's host twice", "`HOST/app`"),
+        ("app|--to|HOST/HOST/app", "a registry's host twice", "`HOST/app`"),
+        ("app|HOST/app:1", "`HOST/app:1` is one word too many", "`--to HOST/app` `--tag 1`"),
+        ("app|localhost:5000/app", "`localhost:5000/app` is one word too many", "`--to localhost:5000/app`"),
+        ("app|team/app:1|-t|1", "`team/app:1` is one word too many", "`--repository team/app` `--tag 1`"),
+        // Dashes of a word processor.
+        ("app|\u{2013}r|app", "`\u{2013}r` begins with a dash that no flag has (U+2013)", "`-r`"),
+        ("\u{2013}\u{2013}region|app", "begins with a dash that no flag has (U+2013)", "`--region`"),
+        ("app|-r|app|\u{2014}tag=1", "begins with a dash that no flag has (U+2014)", "`--tag=1`"),
+        ("app|-r|app|\u{2212}\u{2212}dry-run", "begins with a dash that no flag has (U+2212)", "`--dry-run`"),
+    ] {
+        let [words, wrong, right] = [words, wrong, right].map(|text| text.replace("HOST", &host));
+        let program = words.split('|').fold(stand.program("push").within(stand.folder.path()), Program::arg);
+        let run = program.env("DOCKER_HOST", "unix:///nonexistent/docker.sock").run().await;
+        assert!(run.failed(2).contains(&wrong), "`{words}` should say `{wrong}`:\n{}", run.stderr);
+        assert!(run.stderr.contains("  hint: ") && run.stderr.contains(&right), "`{words}`: {right}:\n{}", run.stderr);
+        assert!(stand.server.requests().is_empty(), "`{words}`");
+    }
+    // A program that is called as its image is, and an image that is called as an archive is.
+    for words in [format!("push app -r {APP}"), format!("push docker-daemon:app.tar -r {APP}")] {
+        let program = stand.program(&words).within(stand.folder.path());
+        let run = program.env("DOCKER_HOST", "unix:///nonexistent/docker.sock").run().await;
+        assert!(run.failed(1).contains("unix:///nonexistent/docker.sock"), "{}", run.stderr);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_packed_in_a_way_that_is_not_read_says_how_to_unpack_it() {
+    let stand = Stand::new().await;
+    for (name, head, hint) in [
+        ("a.tar.xz", &b"\xfd7zXZ\x00\x00\x04"[..], "`xz -dc FILE | ecr-push push docker-archive:- ...`"),
+        ("a.tar.bz2", b"BZh91AY&SY", "`bzip2 -dc FILE | ecr-push push docker-archive:- ...`"),
+        ("a.zip", b"PK\x03\x04\x14\x00", "`unzip -p FILE | ecr-push push docker-archive:- ...`"),
+        ("a.tar.lz4", b"\x04\x22\x4d\x18\x64", "`lz4 -dc FILE | ecr-push push docker-archive:- ...`"),
+        ("a.tar.zst", b"\x28\xb5\x2f\xfd\x04", "`zstd -dc FILE | ecr-push push docker-archive:- ...`"),
+    ] {
+        let path = stand.file(name, [head, &[0; 2000]].concat());
+        for transport in ["docker-archive", "oci-archive"] {
+            let image = format!("{transport}:{}", path.display());
+            let run = stand.program(&format!("push {image} -r {APP} -t v1")).run().await;
+            assert!(run.failed(1).contains("which is not read"), "{}", run.stderr);
+            run.says(&[name, hint]);
+            let stdin = std::fs::File::open(&path).unwrap();
+            let program = stand.program(&format!("push {transport}:- -r {APP} -t v1")).stdin(stdin.into());
+            program.run().await.says(&["which is not read", hint]);
+        }
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_is_not_waited_for_to_type_an_archive() {
+    let stand = Stand::new().await;
+    let command = format!("{} push docker-archive:- -r {APP} -t v1", env!("CARGO_BIN_EXE_ecr-push"));
+    // util-linux' program gives it a terminal.
+    let mut script = std::process::Command::new("script");
+    script.args(["-qec", &command, "/dev/null"]).env_clear().env("HOME", stand.folder.path());
+    script.env("PATH", "/usr/bin:/bin").env("AWS_ENDPOINT_URL", stand.server.endpoint_url());
+    let Ok(output) = script.stdin(std::process::Stdio::null()).output() else {
+        eprintln!("skipped: this machine has no `script`");
+        return;
+    };
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("from standard input, which is a terminal") && said.contains("docker save"), "{said}");
+    assert!(stand.server.requests().is_empty());
 }

@@ -180,6 +180,7 @@ pub struct Program {
     words: Vec<OsString>,
     environment: BTreeMap<String, OsString>,
     stdin: Stdio,
+    folder: Option<PathBuf>,
     limit: Duration,
     /// Words of `ulimit`.
     ulimit: Option<&'static str>,
@@ -192,6 +193,7 @@ impl Program {
             words: words.split_whitespace().map(OsString::from).collect(),
             environment: BTreeMap::new(),
             stdin: Stdio::null(),
+            folder: None,
             limit: Duration::from_secs(40),
             ulimit: None,
         }
@@ -207,6 +209,11 @@ impl Program {
     pub fn arg(mut self, word: impl AsRef<OsStr>) -> Self {
         self.words.push(word.as_ref().to_owned());
         self
+    }
+
+    /// Runs it in this folder.
+    pub fn within(self, folder: &Path) -> Self {
+        Self { folder: Some(folder.to_owned()), ..self }
     }
 
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
@@ -244,6 +251,9 @@ impl Program {
             }
             None => Command::new(program),
         };
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
         let mut child = command
             .args(&self.words)
             .env_clear()

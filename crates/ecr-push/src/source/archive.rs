@@ -20,6 +20,7 @@ use super::{
 use crate::compress::{Bounded, MOST_UNPACKED};
 use crate::error::{Error, Result};
 use crate::image::{Config, DiffId, Digest};
+use crate::text::count;
 
 /// An image in a tar.
 pub(super) struct Archive {
@@ -89,7 +90,8 @@ impl Archive {
         let unreadable = |error: io::Error| refuse(format!("cannot be read: {error}")).with_source(error);
         let is_file = file.metadata().map_err(unreadable)?.is_file();
         let head = if is_file { head_of_file(&mut file).map_err(unreadable)? } else { Vec::new() };
-        if !is_file || head.starts_with(&GZIP) || head == ZSTD {
+        refuse_packed(&head, &archive.name)?;
+        if !is_file || head.starts_with(&GZIP) {
             archive.input = Input::Stream { reader: plain(Box::new(file), &archive.name)?, all_needed: false };
             return Ok(archive);
         }
@@ -158,7 +160,21 @@ fn needs(image: &Image, digest: Digest, diff_id: Option<DiffId>) -> bool {
 }
 
 const GZIP: [u8; 2] = [0x1f, 0x8b];
-const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// The beginnings of files that are packed in a way that is not read, and what unpacks them to standard output.
+const PACKED: [(&[u8], &str, &str); 5] = [
+    (&[0x28, 0xb5, 0x2f, 0xfd], "compressed with zstd", "zstd -dc"),
+    (&[0xfd, b'7', b'z', b'X'], "compressed with xz", "xz -dc"),
+    (b"BZh", "compressed with bzip2", "bzip2 -dc"),
+    (&[0x04, 0x22, 0x4d, 0x18], "compressed with lz4", "lz4 -dc"),
+    (b"PK\x03\x04", "a zip archive", "unzip -p"),
+];
+
+fn refuse_packed(head: &[u8], name: &str) -> Result<()> {
+    let Some((_, how, unpack)) = PACKED.iter().find(|(begin, ..)| head.starts_with(begin)) else { return Ok(()) };
+    Err(source_error("open archive", format!("{name} is {how}, which is not read"))
+        .with_hint(format!("unpack it first: `{unpack} FILE | ecr-push push docker-archive:- ...`")))
+}
 
 /// The first four bytes of a file that is read from its start afterwards. On Windows even a read at an offset moves where the next one
 /// begins, so it is put back and not left to the system.
@@ -180,10 +196,7 @@ fn plain(mut reader: Box<dyn Read + Send>, name: &str) -> Result<Box<dyn Read + 
     if head.is_empty() {
         return Err(source_error("open archive", format!("{name} is empty")));
     }
-    if head == ZSTD {
-        return Err(source_error("open archive", format!("{name} is compressed with zstd, which is not read"))
-            .with_hint("unpack it first: `zstd -dc FILE | ecr-push push docker-archive:- ...`"));
-    }
+    refuse_packed(&head, name)?;
     let gzip = head.starts_with(&GZIP);
     let whole = io::Cursor::new(head).chain(reader);
     if gzip {
@@ -345,8 +358,8 @@ fn docker_image(entries: &Entries, name: &str, image: &SavedImage, selection: &S
         return Err(source_error(
             "read archive",
             format!(
-                "the manifest.json of {name} lists {} layers, but the config {}",
-                image.layers.len(),
+                "the manifest.json of {name} lists {}, but the config {}",
+                count(image.layers.len(), "layer", "layers"),
                 parsed.diff_ids.len()
             ),
         ));
