@@ -258,6 +258,33 @@ fn the_library_names_settings_and_no_flags() {
     );
 }
 
+/// Things that are counted. `text::count` has the word for one of them.
+const COUNTED: [&str; 10] =
+    ["attestations", "blobs", "entries", "images", "layers", "manifests", "retries", "tags", "times", "tries"];
+
+/// Where a sentence is there only if they are several.
+const SEVERAL: [&str; 7] = [
+    "src/containerd/client.rs",
+    "src/engine/client.rs",
+    "src/push/limits.rs",
+    "src/report/repeats.rs",
+    "src/source/archive.rs",
+    "src/source/select.rs",
+    "src/source/tar_index.rs",
+];
+
+#[test]
+fn numbers_have_words_that_fit_them() {
+    let sources = ["ecr-push", "ecr-push-cli"].into_iter().flat_map(sources);
+    let sources: Vec<Source> = sources.filter(|source| !source.counts().is_empty()).collect();
+    for path in SEVERAL {
+        assert!(sources.iter().any(|source| source.path == path), "{path} is an exception and gone");
+    }
+    let wrong: Vec<_> = sources.iter().filter(|source| !SEVERAL.contains(&source.path.as_str())).collect();
+    let wrong: Vec<_> = wrong.iter().map(|source| (&source.path, source.counts())).collect();
+    assert!(wrong.is_empty(), "one of them is none of these words: {wrong:?}");
+}
+
 /// One file, without comments and tests.
 struct Source {
     /// Below the crate, with `/`.
@@ -282,6 +309,11 @@ impl Source {
             (starts && !is_inside && !is_of_others).then(|| &from[..2 + name])
         };
         self.text.match_indices("--").filter_map(|(at, _)| flag(at)).collect()
+    }
+
+    /// The counted things behind a number in a format string.
+    fn counts(&self) -> Vec<&'static str> {
+        COUNTED.into_iter().filter(|word| self.text.contains(&format!("}} {word}"))).collect()
     }
 
     /// The first name below `src`.
