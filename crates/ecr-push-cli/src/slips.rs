@@ -85,16 +85,16 @@ fn image(image: &str) -> Result<()> {
     let is_path = ["./", "../", "/", ".\\", "..\\"].iter().any(|start| image.starts_with(start));
     let is_archive = ARCHIVES.iter().any(|end| image.to_lowercase().ends_with(end));
     match std::fs::metadata(image) {
-        Ok(found) if found.is_dir() && is_path => {
-            Err(refuse(format!("`{image}` is a folder, not an image's name")).with_hint(format!(
+        Ok(found) if found.is_dir() && is_path => Err(refuse(format!("`{image}` is a folder, not an image's name"))
+            .with_hint(format!(
                 "for an OCI layout write `oci:{image}`; an engine's image is named as `docker images` shows it"
-            )))
-        }
+            ))),
         Ok(found) if !found.is_dir() && (is_path || is_archive) => {
-            Err(refuse(format!("`{image}` is a file, not an image's name")).with_hint(format!(
-                "write `docker-archive:{image}`, or `oci-archive:{image}` if it is an OCI layout; `docker-daemon:{image}` is an \
-                 engine's image of this name"
-            )))
+            let error = refuse(format!("`{image}` is a file, not an image's name"));
+            let hint = format!("write `docker-archive:{image}`, or `oci-archive:{image}` if it is an OCI layout");
+            let engine = format!("for an engine's image of this name write `docker-daemon:{image}`");
+            let error = error.with_hint(hint);
+            Err(if is_path { error } else { error.with_hint(engine) })
         }
         Err(_) if is_path => Err(refuse(format!("`{image}` looks like a file, and there is none"))
             .with_hint("check the path, and write `docker-archive:FILE`, `oci-archive:FILE` or `oci:DIR`")),

@@ -24,6 +24,9 @@ const LASTED: Duration = Duration::from_secs(1);
 /// Once there is trouble, a question may take what is left of the budget, and this at least.
 const LAST_TRY: Duration = Duration::from_secs(30);
 
+/// What to do when all tries are in vain.
+const AGAIN: &str = "push again later";
+
 /// How often something is tried again that will most likely fail again.
 const BRIEF: usize = 3;
 
@@ -194,24 +197,27 @@ impl RetryBudget {
     /// The last failure, with why it is the last.
     fn given_up(&self, error: Error, spent: Duration, tries: usize) -> Error {
         // A question within an operation has said so already.
-        if error.hints().iter().any(|hint| hint.names(Setting::RetryBudget)) {
+        if error.hints().iter().chain(error.notes()).any(|text| text.names(Setting::RetryBudget)) {
             return error;
         }
         if spent < self.limit {
-            return error.with_hint(text![
+            return error.with_note(text![
                 "a host that has never answered is not tried for longer (20 s at most): ",
                 Setting::RetryBudget,
                 " is for those that have"
             ]);
         }
-        if tries == 1 {
-            return error.with_hint(text!["not tried again, because ", Setting::RetryBudget, " leaves no time for it"]);
-        }
         let tried = tried(tries, spent);
-        error.with_hint(match self.capped {
-            true => text![tried, ", which is all that this step gets of ", Setting::RetryBudget, ": push again"],
-            false => text![tried, "; ", Setting::RetryBudget, " sets how long a push may go on trying"],
-        })
+        match self.capped {
+            true => error
+                .with_note(text![tried, ", which is all that this step gets of ", Setting::RetryBudget])
+                .with_hint(AGAIN),
+            false => error.with_note(tried).with_hint(text![
+                AGAIN,
+                ", or let a push go on trying for longer with ",
+                Setting::RetryBudget
+            ]),
+        }
     }
 
     fn note(&self, what: &str, error: &Error, wait: Duration) {
@@ -301,7 +307,9 @@ mod tests {
         // Where it was a part of it, more of the whole would not help.
         let budget = RetryBudget::new(Duration::from_secs(60), Events::none()).at_most(Duration::from_millis(300));
         let result: Result<()> = budget.run("test", || async { Err(passing(Retry::Backoff)) }).await;
-        assert!(result.unwrap_err().hints()[0].contains("all that this step gets"));
+        let error = result.unwrap_err();
+        assert!(error.notes()[0].contains("all that this step gets"), "{error:?}");
+        assert_eq!(error.hints(), ["push again later"]);
     }
 
     #[test]
