@@ -106,10 +106,12 @@ impl FromStr for AccountId {
         if text.len() == 12 && text.bytes().all(|b| b.is_ascii_digit()) {
             return Ok(Self(text.to_owned()));
         }
-        Err(Error::refused(
-            "parse account id",
-            format!("`{text}` is not an AWS account id: twelve digits are expected"),
-        ))
+        let message = format!("`{text}` is not an AWS account id: twelve digits are expected");
+        let error = Error::refused("parse account id", message);
+        // The console shows it in groups.
+        let digits = text.trim().replace(['-', ' '], "");
+        let is_meant = digits.len() == 12 && digits.bytes().all(|b| b.is_ascii_digit());
+        Err(if is_meant { error.with_hint(format!("did you mean `{digits}`?")) } else { error })
     }
 }
 
@@ -129,6 +131,9 @@ impl FromStr for Region {
         Err(Error::refused(
             "parse region",
             format!("`{text}` is not a region code: something like `us-east-1` is expected"),
+        )
+        .with_hint(
+            "the address of the AWS console begins with it: https://eu-west-1.console.aws.amazon.com is `eu-west-1`",
         ))
     }
 }
