@@ -311,7 +311,7 @@ fn none_found(settings: &AwsSettings, skipped: &[String], known_profiles: &[Stri
 /// keeps them knows them.
 ///
 /// A failure of one of the SDK's own sources is turned into ours here, where it is known what the service answered: a renewal in the middle
-/// of a push gets the same verdict as the first credentials.
+/// of a push is tried again by the same rule as the first credentials.
 #[derive(Debug)]
 struct Announced {
     source: SharedCredentialsProvider,

@@ -85,14 +85,14 @@ impl Answer {
         }
     }
 
-    /// The verdict: the code decides, then the status.
-    fn verdict(&self) -> Retry {
+    /// Whether to try again: the code decides, then the status.
+    fn retry(&self) -> Retry {
         let code = self.code.as_deref().unwrap_or_default();
         let status = self.status.unwrap_or_default();
         match verdict(code, status, self.message.as_deref().unwrap_or_default()) {
             // It may be gone in a moment, with whoever put it there.
             Retry::Never if self.page.is_some() && (200..300).contains(&status) => Retry::Brief,
-            verdict => verdict,
+            retry => retry,
         }
     }
 
@@ -168,7 +168,7 @@ fn answered(call: &Call<'_>, answer: Answer) -> Error {
         return answer.add_to(denial::denial_error(call.operation, &text, &call.target));
     }
     let status = answer.status.unwrap_or_default();
-    let retry = answer.verdict();
+    let retry = answer.retry();
     let message = match (code.is_empty(), text.is_empty(), &answer.page) {
         (_, false, _) => format!("{} failed: {text}", call.operation),
         (_, true, Some(_)) => {
@@ -266,7 +266,7 @@ pub(super) fn credentials_failure(
     }
     let retry = match error {
         CredentialsError::ProviderTimedOut(_) => Retry::Backoff,
-        _ => answer.verdict(),
+        _ => answer.retry(),
     };
     answer.add_to(Error::new(Side::Credentials, operation, sentence(&text)).with_retry(retry))
 }
@@ -301,7 +301,7 @@ pub(super) fn role_failure(role: &str, base: &str, error: &CredentialsError) -> 
     if let Some(error) = denial::credential_error(OPERATION, &code, &text, base) {
         return answer.add_to(error);
     }
-    let mut built = Error::new(Side::Credentials, OPERATION, sentence(&text)).with_retry(answer.verdict());
+    let mut built = Error::new(Side::Credentials, OPERATION, sentence(&text)).with_retry(answer.retry());
     if code.starts_with("AccessDenied") {
         built = built.with_hint(
             "both sides must allow it: the caller's policy needs sts:AssumeRole on the role, and the role's trust policy \
@@ -335,7 +335,7 @@ pub(super) fn web_identity_failure(
     let code = answer.code.clone().unwrap_or_default();
     let status = answer.status.unwrap_or_default();
     let text = answer.said("STS").map_or_else(|| format!("STS answered {status}"), |text| shown(&text));
-    let retry = if status == 408 { Retry::Backoff } else { answer.verdict() };
+    let retry = if status == 408 { Retry::Backoff } else { answer.retry() };
     let message = format!("the role {role} cannot be assumed with the token of {origin}: {text}");
     let mut built = Error::new(Side::Credentials, operation, message).with_retry(retry);
     if (300..400).contains(&status) {

@@ -56,7 +56,7 @@ impl Contacts {
         self.lock().insert(shown_host(url), Contact::Answered);
     }
 
-    /// The verdict on a request that got no answer, by what is known of the host. One that has answered before can be resolved, and its
+    /// Decides whether a request that got no answer is tried again, by what is known of the host. One that has answered before can be resolved, and its
     /// certificate was accepted: a connection that cannot be opened now (`is_connect`) is an outage.
     pub(super) fn judged(&self, error: Error, is_connect: bool, url: &Url) -> Error {
         let contact = self.lock().get(&shown_host(url)).copied();
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn the_verdict_depends_on_whether_the_host_has_answered() {
+    fn what_is_tried_again_depends_on_whether_the_host_has_answered() {
         let url: Url = "https://registry.example/v2/".parse().unwrap();
         let contacts = Contacts::new(Duration::from_secs(300));
         assert!(contacts.time_for(&url, false).is_some());

@@ -131,7 +131,7 @@ impl Http {
         self.contacts.note_answer(url);
     }
 
-    /// One clear sentence for a request that got no whole answer, with a verdict by what is known of the host.
+    /// One clear sentence for a request that got no whole answer. What is known of the host decides whether it is tried again.
     pub(crate) fn unanswered(&self, side: Side, operation: &str, error: &reqwest::Error, url: &url::Url) -> Error {
         self.contacts.judged(transport_error(side, operation, error, url), error.is_connect(), url)
     }

@@ -24,7 +24,7 @@ const LARGEST_ANSWER: usize = 64 << 20;
 /// How much is kept of a refusal.
 const REFUSAL: usize = 64 << 10;
 
-/// A request of the SDK's that got no whole answer, in our words and with our verdict. The SDK does not try it again: there is one budget,
+/// A request of the SDK's that got no whole answer, in our words. The SDK does not try it again: there is one budget,
 /// and one log of what it is used for.
 #[derive(Debug)]
 pub(crate) struct Unanswered(pub(crate) Error);

@@ -1,5 +1,5 @@
 //! Bytes that do not have the digest they were sent under: which layer, of which source, and which side is wrong. The source is read once
-//! more, where it can be: that tells a file that somebody changed from bytes that are changed on their way.
+//! more, where it can be: so a file that somebody changed is known from bytes that are changed on their way.
 
 use std::io;
 use std::time::SystemTime;
@@ -24,7 +24,7 @@ enum Again {
 fn is_mismatch(error: &Error) -> bool {
     match error.code() {
         Some(DAMAGED | "DIGEST_INVALID") => true,
-        // The code stands for other faults of an upload too; only the sentence tells them apart (ecr-facts 4.4).
+        // The code stands for other faults of an upload too; only the sentence distinguishes them (ecr-facts 4.4).
         Some("BLOB_UPLOAD_INVALID") => error.status() == Some(400) && error.message().contains("digest"),
         _ => false,
     }
