@@ -25,10 +25,16 @@ struct LocalEcr {
 impl LocalEcr {
     /// Starts it with some repositories.
     fn start(stack: &'static Stack, repositories: &[&str]) -> Self {
+        Self::listening(stack, "127.0.0.1", repositories)
+    }
+
+    /// The same on other addresses than loopback.
+    fn listening(stack: &'static Stack, address: &str, repositories: &[&str]) -> Self {
         let port = stack.free_port();
         let log = stack.space.path(&format!("local-ecr-{port}.log"));
+        let listen = format!("{address}:{port}");
         let command =
-            stack.space.command(sibling("local-ecr")).args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
+            stack.space.command(sibling("local-ecr")).args(["serve", "--allow-remote", "--listen", listen.as_str()]);
         let command = repositories.iter().fold(command, |command, name| command.args(["--create-repository", name]));
         let mut child = command.serve(&log);
         let endpoint = wait_for("local-ecr's endpoint", Duration::from_secs(30), || {
@@ -204,6 +210,33 @@ fn paste(stack: &'static Stack, home: &str, lines: &[String]) -> Outcome {
     let home = script.parent().expect("a folder").to_owned();
     let shell = stack.space.command("sh").args(["-eux"]).arg(&script);
     shell.env("HOME", &home).env("DOCKER_HOST", stack.engine().host()).env("XDG_RUNTIME_DIR", home).run()
+}
+
+#[test]
+fn clients_off_loopback_are_led_to_the_address_that_they_asked_for() {
+    let Some(stack) = Stack::signed(PARTS) else {
+        return;
+    };
+    // An address that nothing else has, and that leads nowhere from here.
+    let address = "192.0.2.7";
+    stack.space.command("ip").args(["address", "replace", &format!("{address}/32"), "dev", "lo"]).run().ok();
+    let local = LocalEcr::listening(stack, "0.0.0.0", &["app"]);
+    let (endpoint, host) = (format!("http://{address}:{}", local.port), format!("{address}:{}", local.port));
+    let aws = |words: &[&str]| stack.aws(&stack.admin, &[&["--endpoint-url", endpoint.as_str()], words].concat());
+    let token = aws(&["ecr", "get-authorization-token"]).ok().json();
+    assert_eq!(token["authorizationData"][0]["proxyEndpoint"], endpoint.as_str());
+    let described = aws(&["ecr", "describe-repositories"]).ok().json();
+    assert_eq!(described["repositories"][0]["repositoryUri"], format!("{host}/app"));
+    // There and back: uploads and blobs are where the client can reach them, and with its password still in hand.
+    let source = stack.image(SMALL);
+    let credentials = format!("AWS:{}", aws(&["ecr", "get-login-password"]).ok().stdout.trim());
+    let (from, name) = (format!("docker-archive:{}", source.archive.display()), format!("{host}/app:v1"));
+    let to = format!("docker://{name}");
+    stack.skopeo(&["copy", "-q", "--dest-tls-verify=false", "--dest-creds", &credentials, &from, &to]).ok();
+    let pulled = pull_from(stack, &name, &["--src-tls-verify=false", "--src-creds", &credentials]);
+    source.image.assert_same(&pulled.image);
+    // On this machine it is there as ever.
+    local.aws(&["ecr", "describe-repositories"]).ok();
 }
 
 #[test]

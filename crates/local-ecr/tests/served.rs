@@ -115,6 +115,19 @@ async fn abandoned_sessions_do_not_use_up_the_files() {
     assert_eq!(answer.await.expect("an answer").0, 200);
 }
 
+#[tokio::test]
+async fn too_many_connections_are_a_line_and_pass() {
+    let served = Served::with_few_files(32, &[]);
+    let address = served.endpoint.trim_start_matches("http://");
+    let connections: Vec<_> = (0..64).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+    served.wait_for("local-ecr: cannot accept connections for now: ");
+    drop(connections);
+    let answer = tokio::time::timeout(Duration::from_secs(10), served.api("DescribeRepositories", json!({})));
+    assert_eq!(answer.await.expect("an answer").0, 200);
+    let lines = served.said().lines().filter(|line| line.contains("cannot accept")).count();
+    assert!((1..10).contains(&lines), "{}", served.said());
+}
+
 #[test]
 fn a_second_server_is_refused_in_one_sentence() {
     let (_folder, data) = folder();

@@ -122,7 +122,13 @@ pub(crate) async fn serve(engine: &Engine, mut request: Request) -> std::io::Res
         Err(Failure::Answered(response)) => *response,
         Err(Failure::Refused(refusal)) => {
             // The client must have sent its body before it can read why that was no use.
-            request.body.drain().await?;
+            if let Err(error) = request.body.drain().await {
+                // There is no answer that the cause could be noted on.
+                if let Some(cause) = &refusal.cause {
+                    engine.config.notices.internal(format!("{} {}", request.method, request.path), cause);
+                }
+                return Err(error);
+            }
             refuse(&refusal)
         }
         Err(Failure::Cut) => return Err(std::io::Error::other("the connection ended")),
