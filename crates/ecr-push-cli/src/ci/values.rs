@@ -58,7 +58,7 @@ pub struct Names {
 /// If one of them is a word that is not known.
 pub fn fill(args: &mut PushArgs, names: &Names, input: impl Fn(&str) -> Option<String>) -> Result<()> {
     let input = |name: &str| input(name).filter(|value| !value.is_empty());
-    let of = |name: &'static str| move |error: Error| error.prefixed(&format!("`{name}`: "));
+    let of = |name: &'static str| move |error: Error| error.prefixed(format!("`{name}`: "));
     args.selection.platform = input(names.platform);
     args.selection.platform.as_deref().map(str::parse::<Platform>).transpose().map_err(of(names.platform))?;
     if let Some(text) = input(names.attestations) {
