@@ -92,7 +92,8 @@ async fn a_profile_may_name_a_process() {
     let stand = stand().await;
     let answer = serde_json::json!({ "Version": 1, "AccessKeyId": KEY, "SecretAccessKey": SECRET });
     let file = stand.file("answer.json", answer.to_string());
-    let config = format!("[default]\nregion = us-east-1\ncredential_process = /bin/cat {}\n", file.display());
+    let show = if cfg!(windows) { "type" } else { "/bin/cat" };
+    let config = format!("[default]\nregion = us-east-1\ncredential_process = {show} {}\n", file.display());
     stand.file(".aws/config", config);
     bare(&stand).run().await.succeeded();
     assert_eq!(stand.principal(), user());
@@ -255,6 +256,16 @@ async fn what_was_meant_to_give_credentials_and_does_not_ends_the_search() {
         assert!(stand.asked("GetAuthorizationToken").is_empty(), "the rights of the machine were used");
     }
     let stand = stand().await;
+    // A profile for other ends, and a role that other programs read, are no promise of credentials.
+    stand.file(".aws/config", "[profile ci]\nregion = us-east-1\n");
+    bare(&stand).envs(&[("AWS_PROFILE", "ci"), ("AWS_ROLE_ARN", ROLE)]).run().await.succeeded();
+    bare(&stand).envs(&[("SECRET_ACCESS_KEY", "another"), ("AWS_WEB_IDENTITY_TOKEN_FILE", "")]).run().await.succeeded();
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipe_in_the_place_of_a_file_with_credentials_is_refused() {
+    let stand = stand().await;
     // It would be empty at the second look, and the rights of the machine would be used.
     let pipe = stand.folder.path().join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -262,10 +273,6 @@ async fn what_was_meant_to_give_credentials_and_does_not_ends_the_search() {
         let run = bare(&stand).env(name, &pipe).run().await;
         assert!(run.failed(2).contains("is a pipe, and is read more than once"), "{}", run.stderr);
     }
-    // A profile for other ends, and a role that other programs read, are no promise of credentials.
-    stand.file(".aws/config", "[profile ci]\nregion = us-east-1\n");
-    bare(&stand).envs(&[("AWS_PROFILE", "ci"), ("AWS_ROLE_ARN", ROLE)]).run().await.succeeded();
-    bare(&stand).envs(&[("SECRET_ACCESS_KEY", "another"), ("AWS_WEB_IDENTITY_TOKEN_FILE", "")]).run().await.succeeded();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,5 @@
 //! `ecr-push demo`, as the README has it.
+#![cfg_attr(not(unix), allow(dead_code, unused_imports, reason = "some tests need signals and a shell"))]
 
 mod common;
 
@@ -89,6 +90,7 @@ async fn keep(home: &tempfile::TempDir) -> Running {
     running
 }
 
+#[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn keep_goes_on_serving_and_its_password_works() {
     let home = home();
@@ -119,6 +121,7 @@ async fn keep_goes_on_serving_and_its_password_works() {
     assert_eq!(std::fs::read_dir(home.path()).unwrap().count(), 0, "nothing is left");
 }
 
+#[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn keep_is_silent_while_it_serves() {
     let home = home();
@@ -130,6 +133,7 @@ async fn keep_is_silent_while_it_serves() {
     assert!(!said.lines().any(|line| line.starts_with("... ")), "{said}");
 }
 
+#[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_goes_away_is_no_panic() {
     let home = home();

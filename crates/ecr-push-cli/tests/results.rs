@@ -240,6 +240,7 @@ async fn an_archive_is_read_from_standard_input() {
     assert_eq!(stand.tag("v1"), piped);
 }
 
+#[cfg(unix)]
 #[tokio::test(flavor = "multi_thread")]
 async fn the_result_has_a_reader_or_none() {
     let stand = Stand::new().await;

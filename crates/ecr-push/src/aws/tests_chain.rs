@@ -191,10 +191,11 @@ async fn a_web_identity_is_exchanged_at_sts() {
 #[tokio::test]
 async fn a_profile_gives_keys_region_endpoint_and_stands_alone_when_named() {
     let file = tempfile::NamedTempFile::new().unwrap();
-    let answer = tempfile::NamedTempFile::new().unwrap();
+    // Closed: on Windows a file that is open for writing is read by nobody else.
+    let answer = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     let keys = r#"{"Version":1,"AccessKeyId":"ASIAPROC0002","SecretAccessKey":"s","SessionToken":"t"}"#;
-    std::fs::write(answer.path(), keys).unwrap();
-    let process = format!("{} {}", if cfg!(windows) { "type" } else { "cat" }, answer.path().display());
+    std::fs::write(&answer, keys).unwrap();
+    let process = format!("{} {}", if cfg!(windows) { "type" } else { "cat" }, answer.display());
     let text = "[profile keys]\naws_access_key_id=AKIAPROF0001\naws_secret_access_key=s\nregion=ap-south-1\nendpoint_url=http://127.0.0.1:9\n\
                 [profile process]\ncredential_process=PROCESS\nregion=us-east-1\n\
                 [profile empty]\nregion=us-east-1\n\
