@@ -252,9 +252,13 @@ fn a_layer_of_another_repository_is_mounted() {
     let mounts = mounts.iter().filter(|request| request.uri.contains("mount=") && request.status == 201).count();
     assert_eq!(mounts, 1);
 
-    // A host that remembers where it sent the layers need not be told.
+    // A host that knows of the layers only what an image says does not mount them without a word.
     let cache = fresh(stack);
     told(stack, engine, "mount:1", "mount/base", "again").arg("--cache-dir").arg(&cache).run().ok();
+    stack.create_repository("mount/unnamed");
+    let outcome = told(stack, engine, "mount:1", "mount/unnamed", "v1").arg("--cache-dir").arg(&cache).run().ok();
+    assert_eq!(diff_ids(&outcome, "sent"), sorted(&one), "{outcome}");
+    // One that has made them itself, and remembers where it sent them, need not be told.
     let outcome = told(stack, engine, "mount:1", "mount/other", "v1").arg("--cache-dir").arg(&cache).run().ok();
     assert_eq!(diff_ids(&outcome, "mounted"), sorted(&one), "{outcome}");
     reported(outcome, "mount/other", &["v1"]);

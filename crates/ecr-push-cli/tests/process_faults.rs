@@ -74,20 +74,32 @@ async fn neighbours_that_push_overlapping_images_do_not_harm_each_other() {
         std::fs::create_dir_all(&temp).unwrap();
         let start = |number: usize| {
             let words = format!("push oci:{} -r {APP} -t v{number} -t same --output json", images[number].display());
-            stand.program(&words).arg("--temp-dir").arg(&temp).start()
+            stand.program(&words).arg("--wait-visible").arg("1s").arg("--temp-dir").arg(&temp).start()
         };
         let running: Vec<_> = (0..pushers).map(start).collect();
-        let mut digests = BTreeMap::new();
+        let wanted: BTreeMap<String, String> =
+            (0..pushers).map(|number| (format!("v{number}"), root(&images[number]))).collect();
+        let (mut ended_well, mut overtaken) = (Vec::new(), Vec::new());
         for (number, running) in running.into_iter().enumerate() {
-            let run = running.finish().await.succeeded();
-            digests.insert(format!("v{number}"), run.json()["digest"].as_str().unwrap().to_owned());
+            let run = running.finish().await;
+            match run.status {
+                0 => {
+                    let digest = run.json()["digest"].as_str().unwrap().to_owned();
+                    assert_eq!(digest, wanted[&format!("v{number}")]);
+                    ended_well.push(digest);
+                }
+                _ => overtaken.push(run.failed(1).to_owned()),
+            }
         }
         let mut tags = stand.server.repository(APP).unwrap().tags;
         let same = tags.remove("same").unwrap();
-        assert!(digests.values().any(|digest| *digest == same), "the shared tag is somebody's image");
-        let wanted = (0..pushers).map(|number| (format!("v{number}"), root(&images[number])));
-        assert_eq!(digests, wanted.collect(), "{pushers} pushers");
-        assert_eq!(tags, digests, "{pushers} pushers");
+        // The one that put the shared tag last has ended well. Of the others, those that saw it moved say so, and nothing else went wrong.
+        assert!(ended_well.contains(&same), "{same}: {ended_well:?} {overtaken:?}");
+        assert!(
+            overtaken.iter().all(|error| error.contains("the tag `same`") && error.contains(&same)),
+            "{overtaken:?}"
+        );
+        assert_eq!(tags, wanted, "{pushers} pushers");
         for image in &images {
             let repository = stand.server.repository(APP).unwrap();
             let has = |name: &str| repository.blobs.contains(name) || repository.manifests.contains_key(name);

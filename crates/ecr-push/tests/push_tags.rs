@@ -94,15 +94,14 @@ async fn a_tag_that_was_moved_after_it_was_put_is_an_error() {
     pushed(changed).await;
 }
 
-/// Two pushes put one tag at the same time. The first to read it back is held up, so that both have put it by then: one is right.
+/// Two pushes put one tag at the same time. The answer to the first is held up, so that both have put it before that one reads it back.
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_pushers_of_one_tag_the_one_that_came_last_ends_well() {
     let stand = Stand::new().await;
     let images = [stand.layout("one", &[400]), stand.layout("two", &[500])];
-    for round in ["live-1", "live-2", "live-3"] {
-        // The first two read it before anything is there.
-        let late = Fault::new(FaultAction::Delay(Duration::from_millis(1500)));
-        stand.server.add_fault(late.method("GET").path(&format!("/manifests/{round}")).skip(2).times(1));
+    for round in ["live-1", "live-2"] {
+        let late = Fault::new(FaultAction::DelayAnswer(Duration::from_secs(3)));
+        stand.server.add_fault(late.method("PUT").path(&format!("/manifests/{round}")).times(1));
         let push = |image: &String| {
             let wait_visible = Some(Duration::from_millis(200));
             push_with_log(PushRequest { wait_visible, tags: tags(&[round]), ..stand.request(image) })
@@ -111,7 +110,7 @@ async fn of_two_pushers_of_one_tag_the_one_that_came_last_ends_well() {
         let live = stand.tag(round).unwrap();
         let (well, ill): (Vec<_>, Vec<_>) = [first, second].into_iter().partition(Result::is_ok);
         let digests: Vec<String> = well.into_iter().flatten().map(|report| report.digest.to_string()).collect();
-        assert_eq!(digests, [live.clone()], "{round}");
+        assert_eq!(digests, std::slice::from_ref(&live), "{round}");
         let error = ill.into_iter().find_map(Result::err).unwrap();
         assert!(error.message().contains(&live), "{round}: {error}");
     }
