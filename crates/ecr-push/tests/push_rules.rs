@@ -376,7 +376,8 @@ async fn a_missing_permission_is_named_with_a_policy_to_paste() {
         assert!(error.message().contains(&format!("ecr:{missing}")), "{missing}: {}", error.message());
         let hints = error.hints().join("\n");
         assert!(hints.contains("\"Statement\"") && hints.contains("repository/team/app"), "{missing}: {hints}");
-        assert!(hints.contains("user/"), "who was refused: {hints}");
+        let notes = error.notes().join("\n");
+        assert!(notes.contains("user/"), "who was refused: {notes}");
         assert_eq!(stand.tag("v1"), None);
     }
 }
