@@ -166,11 +166,9 @@ mod tests {
         let spool = Spool::new(directory.path()).unwrap();
         let mut writer = spool.create().unwrap();
         writer.write_all(b"hello").unwrap();
-        for entry in std::fs::read_dir(directory.path()).unwrap() {
-            let path = entry.unwrap().path();
-            assert!(cfg!(windows), "{} has a name", path.display());
-            assert!(std::fs::File::open(&path).is_err(), "{} can be opened by another", path.display());
-        }
+        let names: Vec<_> = std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert_eq!(names.len(), usize::from(cfg!(windows)));
+        assert!(names.iter().all(|path| std::fs::File::open(path).is_err()), "another can open {names:?}");
         let spooled = writer.finish();
         assert_eq!(spooled.digest, Digest::of(b"hello"));
         assert_eq!(&spooled.content.to_bytes(100).unwrap()[..], b"hello");
