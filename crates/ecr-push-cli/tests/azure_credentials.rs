@@ -323,7 +323,7 @@ async fn k28_without_any_the_hosts_credentials_are_tried_which_is_said() {
     let first =
         "hint: name a service connection of type AWS in `awsCredentials`, or set the variables AWS.AccessKeyID and";
     assert!(error.starts_with("no AWS credentials were found") && error.contains(first), "{error}");
-    job.says(&[first, "AWS_ACCESS_KEY_ID", "instance metadata"]);
+    job.says(&["note: skipped instance metadata", first, "hint: set AWS_ACCESS_KEY_ID"]);
     // Who chose a connection is not advised to choose one.
     let job = host().connection(&[("assumeRoleArn", ROLE)]).job().await;
     assert!(!job.failed().contains("in `awsCredentials`"), "{}", job.run.stdout);

@@ -160,3 +160,29 @@ async fn an_image_of_another_platform_is_neither_pushed_nor_found_to_be_there() 
         assert!(repeated.existed, "{engine}: the right platform is found to be there");
     }
 }
+
+/// The last check before anything is published: an engine that exports another image than the one it resolved the name to.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_image_than_the_one_that_was_named_is_not_published() {
+    for (engine, other, platform) in [
+        ("docker-20.10-overlay2", "repeat", None),
+        ("podman-4.3", "repeat", None),
+        ("docker-28.5-containerd", "multi", None),
+        ("docker-28.5-containerd", "multi", Some("linux/amd64")),
+    ] {
+        let stand = Stand::new().await;
+        let socket = stand.folder.path().join("s");
+        // A file in the socket's folder takes the place of the recorded one.
+        let export = common::recorded(&format!("{engine}/export-{other}.tar"));
+        std::fs::copy(export, stand.folder.path().join("export-two.tar")).unwrap();
+        serve(&socket, engine, "two");
+        let mut request = stand.request("two:1");
+        request.engine.host = Some(format!("unix://{}", socket.display()));
+        request.selection.platform = platform.map(|platform| platform.parse().unwrap());
+        let error = push_with_log(request).await.0.unwrap_err();
+        assert!(stand.asked("PutImage").is_empty() && stand.tag("v1").is_none(), "{engine} {platform:?}: {error}");
+        let is_said =
+            ["not the one that was named", "has no image"].iter().any(|words| error.message().contains(words));
+        assert!(is_said, "{engine} {platform:?}: {error}");
+    }
+}

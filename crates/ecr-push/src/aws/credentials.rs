@@ -97,6 +97,13 @@ impl Known {
             return Error::new(Side::Credentials, OPERATION, BAD_CONTAINER).with_hint(CONTAINER_RULE);
         }
         let is_unanswered = matches!(last, Some(Last::Unanswered(_)));
+        // Its address and its token are secrets, and an agent may repeat them in any form.
+        let last = match last {
+            Some(Last::Refused { status, .. }) if self.name == CONTAINER => {
+                Some(Last::Refused { status, body: Vec::new() })
+            }
+            last => last,
+        };
         let built = failure::credentials_failure(OPERATION, &self.shown(), error, last);
         // The service has said what it is, or nobody could ask it.
         if is_unanswered || built.status().is_some() || built.retry() != Retry::Never {

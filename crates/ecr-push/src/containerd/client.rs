@@ -127,7 +127,10 @@ impl Containerd {
         for candidate in name::candidates(name) {
             let request = messages::request(&candidate);
             match self.0.connection.call(&messages::GET_IMAGE, namespace, request, messages::images).await {
-                Ok(images) => return Ok(images.into_iter().next()),
+                // A name is free text: the digest in it need not be the image's.
+                Ok(images) => {
+                    return Ok(images.into_iter().find(|image| has_its_digest(&candidate, &image.target.digest)));
+                }
                 Err(error) if error.code() == Some(NOT_FOUND) => {}
                 Err(error) => return Err(error),
             }
@@ -194,6 +197,11 @@ async fn store(connection: &Connection, namespace: &str) -> Option<PathBuf> {
     let request = messages::request("type==io.containerd.content.v1");
     let exports = connection.call(&messages::PLUGINS, namespace, request, messages::exports).await.ok()?;
     exports.into_iter().find_map(|mut exports| exports.remove("root")).map(PathBuf::from)
+}
+
+/// True unless the name has a digest that is another one.
+fn has_its_digest(name: &str, digest: &str) -> bool {
+    name.rsplit_once('@').is_none_or(|(_, named)| named.parse::<Digest>().is_err() || named == digest)
 }
 
 /// The image of `repository@digest`: such a name is stored only where it was pulled by it.

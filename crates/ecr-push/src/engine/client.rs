@@ -1,5 +1,6 @@
 //! The calls: version, info, inspect, list, export.
 
+use std::collections::HashSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -134,10 +135,20 @@ impl Engine {
             }
             Err(error) => return Err(error),
         };
+        let digests: HashSet<String> = (found.repo_digests.iter().flatten())
+            .filter_map(|name| Some(name.rsplit_once('@')?.1.to_owned()))
+            .collect();
         let image = self.image(name, &parsed, found)?;
         let answers = |hex: &str| image.id.strip_prefix("sha256:").is_some_and(|id| id.starts_with(hex));
         if parsed.is_certainly_id() && !parsed.id().is_some_and(answers) {
             // A repository whose name looks like the short ID.
+            return Err(unknown(name, self));
+        }
+        // An engine that answers with another image than the one of this digest.
+        if parsed
+            .digest()
+            .is_some_and(|digest| !digests.contains(&digest.to_string()) && image.id != digest.to_string())
+        {
             return Err(unknown(name, self));
         }
         Ok(image)

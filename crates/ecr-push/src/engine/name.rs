@@ -81,6 +81,14 @@ impl Name {
         }
     }
 
+    /// The digest in the name.
+    pub fn digest(&self) -> Option<Digest> {
+        match &self.suffix {
+            Suffix::Digest { digest, .. } => Some(*digest),
+            Suffix::Tag(_) => None,
+        }
+    }
+
     /// The hex digits, if the text may be an ID.
     pub fn id(&self) -> Option<&str> {
         self.id.as_deref()

@@ -215,8 +215,10 @@ fn entry(descriptor: &oci_spec::image::Descriptor) -> Result<Entry> {
 pub struct Config {
     /// The layers' diff ids, base first.
     pub diff_ids: Vec<DiffId>,
-    /// The platform the image is for.
+    /// The platform the image is for; where nothing is said, what Docker takes it for.
     pub platform: Platform,
+    /// True if the config says so itself.
+    pub names_platform: bool,
 }
 
 impl Config {
@@ -246,9 +248,11 @@ impl Config {
         let diff_ids = config.rootfs.diff_ids.unwrap_or_default();
         let diff_ids = diff_ids.iter().map(|text| text.parse().map(DiffId)).collect::<Result<_>>();
         let diff_ids = diff_ids.map_err(|error| fail("lists a diff id that is none").with_source(error))?;
+        let names_platform = !config.os.is_empty() && !config.architecture.is_empty();
         let os = if config.os.is_empty() { "linux" } else { &config.os };
         let architecture = if config.architecture.is_empty() { "amd64" } else { &config.architecture };
-        Ok(Self { diff_ids, platform: Platform::new(os, architecture, config.variant.as_deref()) })
+        let platform = Platform::new(os, architecture, config.variant.as_deref());
+        Ok(Self { diff_ids, platform, names_platform })
     }
 }
 

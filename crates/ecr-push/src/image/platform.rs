@@ -28,15 +28,43 @@ impl Platform {
             other => (other.to_owned(), None),
         };
         let variant = variant.filter(|v| !v.is_empty()).or(implied);
-        let variant = variant.map(str::to_lowercase).filter(|variant| {
-            !matches!((architecture.as_str(), variant.as_str()), ("arm64", "v8" | "8") | ("amd64", "v1"))
-        });
+        // Docker takes `linux/arm/7` too.
+        let written = |variant: &str| match variant.bytes().all(|b| b.is_ascii_digit()) {
+            true => format!("v{variant}"),
+            false => variant.to_lowercase(),
+        };
+        let variant = variant
+            .map(written)
+            .filter(|variant| !matches!((architecture.as_str(), variant.as_str()), ("arm64", "v8") | ("amd64", "v1")));
         Self { os: os.to_lowercase(), architecture, variant }
     }
 
     /// True if an image for `other` is one for `self`, where `self` was asked for: without a variant, any will do.
     pub fn accepts(&self, other: &Self) -> bool {
         self.is_kind_of(other) && (self.variant.is_none() || self.variant == other.variant)
+    }
+
+    /// The one of `others` that is meant by `self`: the same, where there is one. Without a variant that is the common one of the architecture
+    /// (`linux/arm` is v7, as Docker has it); else the only one there is.
+    ///
+    /// # Errors
+    /// Those that it may be, where it is not one: none, or several.
+    pub fn choose<'a, T>(&self, others: &'a [(T, Self)]) -> std::result::Result<&'a (T, Self), Vec<&'a (T, Self)>> {
+        let those = |fits: &dyn Fn(&Self) -> bool| -> Vec<&'a (T, Self)> {
+            others.iter().filter(|(_, other)| self.is_kind_of(other) && fits(other)).collect()
+        };
+        let common = (self.architecture == "arm" && self.variant.is_none()).then(|| "v7".to_owned());
+        let mut found = those(&|other| other.variant == self.variant);
+        if found.is_empty() && common.is_some() {
+            found = those(&|other| other.variant == common);
+        }
+        if found.is_empty() && self.variant.is_none() {
+            found = those(&|_| true);
+        }
+        match found.as_slice() {
+            [one] => Ok(one),
+            _ => Err(found),
+        }
     }
 
     /// True if operating system and architecture are the same.
@@ -97,6 +125,8 @@ mod tests {
             ("linux/aarch64", "linux/arm64"),
             ("linux/arm/v7", "linux/arm/v7"),
             ("linux/armhf", "linux/arm/v7"),
+            ("linux/arm/7", "linux/arm/v7"),
+            ("linux/arm64/8", "linux/arm64"),
         ] {
             assert_eq!(text.parse::<Platform>().unwrap().to_string(), normal);
         }
@@ -114,11 +144,33 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_without_a_variant_takes_any() {
-        let wish: Platform = "linux/arm".parse().unwrap();
-        assert!(wish.accepts(&"linux/arm/v7".parse().unwrap()));
-        assert!(!wish.accepts(&"linux/arm64".parse().unwrap()));
-        let wish: Platform = "linux/arm/v6".parse().unwrap();
-        assert!(!wish.accepts(&"linux/arm/v7".parse().unwrap()));
+    fn of_several_the_same_is_chosen_and_of_others_the_only_one() {
+        for (wanted, there, expected) in [
+            ("linux/arm64/v8", &["linux/arm64/v9", "linux/arm64"][..], Some(1)),
+            ("linux/amd64", &["linux/amd64/v3", "linux/amd64/v2", "linux/amd64"], Some(2)),
+            ("linux/amd64/v1", &["linux/amd64/v3", "linux/amd64"], Some(1)),
+            ("linux/amd64", &["linux/amd64/v3", "linux/amd64/v2"], None),
+            ("linux/amd64", &["linux/arm64", "linux/amd64/v3"], Some(1)),
+            ("linux/arm", &["linux/arm/v6", "linux/arm/v7", "linux/arm/v5"], Some(1)),
+            ("linux/arm", &["linux/arm/v6", "linux/arm/v5"], None),
+            ("linux/arm", &["linux/arm/v6", "linux/arm64"], Some(0)),
+            ("linux/arm/v6", &["linux/arm/v7", "linux/arm"], None),
+            ("windows/amd64", &["windows/amd64", "windows/amd64"], None),
+            ("linux/amd64", &["windows/amd64", "linux/arm64"], None),
+        ] {
+            let wanted: Platform = wanted.parse().unwrap();
+            let there: Vec<(usize, Platform)> =
+                there.iter().enumerate().map(|(at, text)| (at, text.parse().unwrap())).collect();
+            assert_eq!(wanted.choose(&there).ok().map(|(at, _)| *at), expected, "{wanted} of {there:?}");
+        }
+    }
+
+    #[test]
+    fn a_platform_without_a_variant_takes_any() {
+        let wanted: Platform = "linux/arm".parse().unwrap();
+        assert!(wanted.accepts(&"linux/arm/v7".parse().unwrap()));
+        assert!(!wanted.accepts(&"linux/arm64".parse().unwrap()));
+        let wanted: Platform = "linux/arm/v6".parse().unwrap();
+        assert!(!wanted.accepts(&"linux/arm/v7".parse().unwrap()));
     }
 }

@@ -26,6 +26,7 @@ mod verify;
 mod visible;
 mod whole;
 
+use std::sync::OnceLock;
 use std::time::Instant;
 
 pub use destination::DestinationSpec;
@@ -47,7 +48,7 @@ use crate::known::{Remembered, Reuse, codec_of};
 use crate::retry::RetryBudget;
 #[cfg(feature = "containerd")]
 use crate::source::ContainerdSource;
-use crate::source::{Contents, DockerDaemon, Preview, Source, SourceSpec, open_file};
+use crate::source::{Contents, DockerDaemon, Named, Preview, Source, SourceSpec, open_file};
 use destination::Destination;
 use memory::Memory;
 use plan::{Existing, Identity, TagState};
@@ -72,7 +73,7 @@ pub async fn push(request: PushRequest, events: Events) -> Result<PushReport> {
     let ((source, local), destination) = tokio::try_join!(source, destination)?;
 
     let memory = Memory::open(&request.reuse, &destination.uri, &events);
-    let mut push = Push { request, events, retry, destination, memory, spool, local, started };
+    let mut push = Push { request, events, retry, destination, memory, spool, local, started, read: OnceLock::new() };
     match push.run(source).await {
         Ok(mut report) => {
             report.local = push.local.take().filter(|_| !report.dry_run);
@@ -126,6 +127,8 @@ struct Push {
     spool: spool::Spool,
     local: Option<LocalImage>,
     started: Instant,
+    /// The image that was read, once one was: what is read again has to be the same.
+    read: OnceLock<Named>,
 }
 
 impl Push {

@@ -92,6 +92,8 @@ impl Push {
                 Err(error) => return Err(error),
             },
         };
+        // Also where nothing was promised, as of a stream that was opened again.
+        self.read.get_or_init(|| Named::of_image(&image)).check(&image)?;
         if self.destination.ecr.is_some() {
             limits::check_image(&image)?;
         }

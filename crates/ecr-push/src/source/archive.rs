@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::layout::{deliver, preview_of};
 use super::named::no_platform;
 use super::reference::{Reference, named};
-use super::select::{Blobs, Selected, Selection, ambiguous, select, select_config};
+use super::select::{Blobs, Saved, Selected, Selection, ambiguous, select, select_saved};
 use super::tar_index::{Entries, Mode, Sniffed, Stored, sniff, wrong_digest};
 use super::{
     Chosen, ConfigBlob, Content, Contents, Image, LayerRef, LayerSink, Named, Preview, Source, StoredLayer,
@@ -250,23 +250,35 @@ pub(super) fn find(
     let saved: Vec<SavedImage> = serde_json::from_slice(&saved)
         .map_err(|error| foreign("its manifest.json cannot be understood").with_source(error))?;
     let chosen = choose(entries, &saved, name, reference)?;
+    let by_config = match reference.map(Reference::parse) {
+        Some(Reference::Digest(digest)) => Some(digest),
+        _ => None,
+    };
+    // Said once: what is read later may be another file by then.
+    let config = match by_config {
+        Some(digest) => digest,
+        None => config_of(entries, name, chosen)?.0,
+    };
     // An archive of a containerd store holds the manifests as they are in the registry. They are pushed as such, if they
     // name compressed layers; an archive of a classic store has an index.json too, but of uncompressed layers.
     if let Some(index) = index
         && has_compressed_layer(entries, name, chosen)?
     {
-        let config = config_of(entries, name, chosen)?.0;
         let names = chosen.repo_tags.as_deref().unwrap_or_default();
-        let selected = select_config(&View { entries, name }, index, &config, names, selection)?;
-        if let Some(mut selected) = selected {
-            // Who names a config wants that image, and no other of its index.
-            if matches!(reference.map(Reference::parse), Some(Reference::Digest(_))) {
-                selected.named.config = Some(config);
-            }
+        let saved = Saved { config, layers: chosen.blobs(), names, by_config: by_config.is_some() };
+        if let Some(selected) = select_saved(&View { entries, name }, index, &saved, selection)? {
             return Ok(Found::Stored(selected));
         }
     }
-    Ok(Found::Docker(docker_image(entries, name, chosen, selection)?))
+    let named = Named { root: None, config: Some(config), platform: selection.platform.clone() };
+    Ok(Found::Docker(docker_image(entries, name, chosen, named)?))
+}
+
+impl SavedImage {
+    /// The digests of its layers, where all paths name them.
+    fn blobs(&self) -> Option<Vec<Digest>> {
+        self.layers.iter().map(|path| Digest::from_hex(path.strip_prefix("blobs/sha256/")?).ok()).collect()
+    }
 }
 
 /// The one entry of `manifest.json` that `reference` means. Its order is that of the numbers.
@@ -303,6 +315,8 @@ fn choose<'a>(
             }
             found
         }
+        // It has tags, and digests of configs alone.
+        Reference::Pinned(..) => Vec::new(),
         Reference::Name(reference) => {
             let tags = |image: &'a SavedImage| image.repo_tags.iter().flatten().map(String::as_str).collect();
             named(reference, saved.iter().enumerate().map(|(number, image)| (number, tags(image))))
@@ -351,8 +365,8 @@ fn head_of(content: &Content, path: &str, name: &str) -> Result<Sniffed> {
     Ok(sniff(&head[..n], path))
 }
 
-fn docker_image(entries: &Entries, name: &str, image: &SavedImage, selection: &Selection) -> Result<DockerImage> {
-    let (digest, config) = config_of(entries, name, image)?;
+fn docker_image(entries: &Entries, name: &str, image: &SavedImage, named: Named) -> Result<DockerImage> {
+    let (_, config) = config_of(entries, name, image)?;
     let parsed = Config::parse(&config)?;
     if parsed.diff_ids.len() != image.layers.len() {
         return Err(source_error(
@@ -364,10 +378,11 @@ fn docker_image(entries: &Entries, name: &str, image: &SavedImage, selection: &S
             ),
         ));
     }
-    if let Some(wanted) = &selection.platform
-        && !wanted.accepts(&parsed.platform)
+    if let Some(wanted) = &named.platform
+        && !(parsed.names_platform && wanted.accepts(&parsed.platform))
     {
-        return Err(no_platform(name, wanted, std::slice::from_ref(&parsed.platform)));
+        let own = parsed.names_platform.then_some(&parsed.platform);
+        return Err(no_platform(name, wanted, own.map(std::slice::from_ref).unwrap_or_default()));
     }
     for path in &image.layers {
         if entries.get(path, name)?.is_none() {
@@ -377,7 +392,6 @@ fn docker_image(entries: &Entries, name: &str, image: &SavedImage, selection: &S
             ));
         }
     }
-    let named = Named { root: None, config: Some(digest), platform: selection.platform.clone() };
     Ok(DockerImage { config, parsed, layers: image.layers.clone(), named })
 }
 
@@ -428,7 +442,7 @@ impl DockerImage {
             layers.push(layer);
         }
         sink.layers(uncompressed)?;
-        let Config { diff_ids, platform } = self.parsed;
+        let Config { diff_ids, platform, .. } = self.parsed;
         let image = Image::Layers { config: ConfigBlob::Bytes(self.config), diff_ids, layers, platform };
         Ok(Chosen { named: self.named, image })
     }

@@ -87,7 +87,10 @@ impl DockerDaemon {
             return Ok(self);
         };
         let (own, is_config) = match &self.door {
-            Door::Graph { config, .. } => (Some(Config::parse(config)?.platform), true),
+            Door::Graph { config, .. } => (
+                Some(Config::parse(config)?).filter(|config| config.names_platform).map(|config| config.platform),
+                true,
+            ),
             _ => (self.image.platform.clone(), false),
         };
         // Some engines leave the variant out of their description.
@@ -236,7 +239,7 @@ impl DockerDaemon {
     fn assembled(&self, config: Bytes) -> Result<Image> {
         let parsed = Config::parse(&config)?;
         let layers = parsed.diff_ids.iter().map(|diff_id| LayerRef::Uncompressed(*diff_id)).collect();
-        let Config { diff_ids, platform } = parsed;
+        let Config { diff_ids, platform, .. } = parsed;
         Ok(Image::Layers { config: ConfigBlob::Bytes(config), diff_ids, layers, platform })
     }
 
@@ -272,7 +275,8 @@ impl DockerDaemon {
         let archive = Archive {
             name,
             mode: if containerd { Mode::Oci } else { Mode::Docker },
-            reference: None,
+            // Whatever else the export holds.
+            reference: self.image.root_digest.filter(|_| containerd).map(|root| root.to_string()),
             input: Input::Stream {
                 reader: Box::new(export),
                 all_needed: self.selection.is_everything() || !containerd && !self.platform_open,

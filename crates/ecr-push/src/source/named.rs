@@ -23,8 +23,13 @@ impl Named {
         Self { root: preview.root_digest, config: preview.config_digest, platform: platform.cloned() }
     }
 
-    /// Refuses `image` if it is another one. Every push comes through here between reading and publishing, whichever source it has and
-    /// whichever way to the layers.
+    /// What identifies an image that was read.
+    pub fn of_image(image: &Image) -> Self {
+        Self { root: image.root_digest(), config: image.config_digests().next(), platform: None }
+    }
+
+    /// Refuses `image` if it is another one. Every image that is read comes through here before it is published, whichever source it has and
+    /// whichever way to the layers. Where the registry has the image already, nothing is read: then it is looked for by the same digests.
     ///
     /// # Errors
     /// If root, config or platform differ.

@@ -6,7 +6,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::named::{list, no_platform};
-use super::reference::{Reference, named};
+use super::reference::{Reference, is_equivalent, is_exact};
 use super::{Chosen, Content, Contents, Image, Named, source_error};
 use crate::error::{Error, Result};
 use crate::image::{Config, Descriptor, Digest, Entry, Kind, Manifest, MediaType, Platform, reindex};
@@ -91,36 +91,69 @@ pub(super) fn select(
 ) -> Result<Selected> {
     let entries = entries_of(blobs, index_json)?;
     let entry = pick(blobs, &entries, reference)?;
-    let root = load(blobs, &entry.descriptor)?;
-    let mut selected = from_root(blobs, root, entry.platform.clone(), selection)?;
-    if let Some(Reference::Digest(digest)) = reference.map(Reference::parse)
-        && digest != entry.descriptor.digest
-    {
-        selected.named.config = Some(digest);
-    }
-    Ok(selected)
+    let by_config = match reference.map(Reference::parse) {
+        Some(Reference::Digest(digest)) if digest != entry.descriptor.digest => Some(digest),
+        _ => None,
+    };
+    of_entry(blobs, entry, by_config.as_ref(), selection)
 }
 
-/// The image or index of an `index.json` that has an image of the config `config`, whatever the order of its entries: `manifest.json`
-/// beside it has another one. Of several, the one that has one of `names`. `None` if there is none, or it cannot be said which.
-pub(super) fn select_config(
+/// An image of `manifest.json`: what identifies it beside its place in the list.
+pub(super) struct Saved<'a> {
+    pub(super) config: Digest,
+    /// The digests of its layers as they are stored, base first, where their paths name them.
+    pub(super) layers: Option<Vec<Digest>>,
+    pub(super) names: &'a [String],
+    /// True if the user named the config, and so wants this image and no other of its index.
+    pub(super) by_config: bool,
+}
+
+/// The image or index of an `index.json` that has the image `saved` of the `manifest.json` beside it, whose order is another one. Of several,
+/// the one that has one of its names. `None` if there is none, or it cannot be said which.
+pub(super) fn select_saved(
     blobs: &dyn Blobs,
     index_json: Bytes,
-    config: &Digest,
-    names: &[String],
+    saved: &Saved<'_>,
     selection: &Selection,
 ) -> Result<Option<Selected>> {
     let entries = entries_of(blobs, index_json)?;
-    let mut found = with_config(blobs, &entries, config)?;
+    let mut found = with_config(blobs, &entries, &saved.config, saved.layers.as_deref())?;
     if !are_one(&found) {
-        found.retain(|entry| names_of(entry).iter().any(|name| names.iter().any(|wanted| wanted == name)));
+        found.retain(|entry| names_of(entry).iter().any(|name| saved.names.iter().any(|own| is_equivalent(own, name))));
     }
     let Some(entry) = found.first().filter(|_| are_one(&found)) else { return Ok(None) };
-    let root = load(blobs, &entry.descriptor)?;
-    let mut selected = from_root(blobs, root, entry.platform.clone(), selection)?;
-    // With a platform, another image of the same index is wanted.
-    selected.named.config = selection.platform.is_none().then_some(*config);
+    let mut selected = of_entry(blobs, entry, saved.by_config.then_some(&saved.config), selection)?;
+    // With a platform, another image of the same index may be wanted.
+    if selection.platform.is_none() {
+        selected.named.config = Some(saved.config);
+    }
     Ok(Some(selected))
+}
+
+/// What `selection` wants of an entry; of an index only the image of the config `by_config`, where that was named.
+fn of_entry(blobs: &dyn Blobs, entry: &Entry, by_config: Option<&Digest>, selection: &Selection) -> Result<Selected> {
+    let root = load(blobs, &entry.descriptor)?;
+    let Some(config) = by_config else { return from_root(blobs, root, entry.platform.clone(), selection) };
+    let walk = Walk::new(blobs);
+    let Some(image) = walk.with_config(root, config, None, 0)? else {
+        return Err(source_error("read layout", format!("{} has no image of the config {config}", blobs.name())));
+    };
+    let platform = walk.platform_of(&image);
+    let mut selected =
+        from_root(blobs, image, None, selection).map_err(|error| match (&selection.platform, platform) {
+            (Some(wanted), Some(own)) if !wanted.accepts(&own) => {
+                let text =
+                    format!("the image of the config {config} in {} is for {own}, not for {wanted}", blobs.name());
+                source_error("choose platform", text).with_hint(text![
+                    "leave out ",
+                    Setting::Platform,
+                    ", or name the image for that platform"
+                ])
+            }
+            _ => error,
+        })?;
+    selected.named.config = Some(*config);
+    Ok(selected)
 }
 
 fn entries_of(blobs: &dyn Blobs, index_json: Bytes) -> Result<Vec<Entry>> {
@@ -151,7 +184,10 @@ pub(super) fn from_root(
     let picked = root.digest;
     let root = match selection.attestations {
         Attestations::Keep => root,
-        Attestations::Drop => walk.without_attestations(root)?,
+        Attestations::Drop => {
+            walk.drops_attestations = true;
+            walk.without_attestations(root)?
+        }
         Attestations::SingleImage => walk.single_image(root)?,
     };
     let is_index = matches!(root.kind, Kind::Index { .. });
@@ -182,6 +218,8 @@ struct Walk<'a> {
     contents: Contents,
     /// What is not there, in words.
     missing: Vec<String>,
+    /// True if attestations are left out, which is done in the root alone.
+    drops_attestations: bool,
     /// How many documents have been read, and how many bytes.
     read: Cell<(usize, u64)>,
 }
@@ -196,6 +234,7 @@ impl<'a> Walk<'a> {
             required: HashSet::new(),
             contents: Contents::default(),
             missing: Vec::new(),
+            drops_attestations: false,
             read: Cell::new((0, 0)),
         }
     }
@@ -253,6 +292,11 @@ impl<'a> Walk<'a> {
         if !entry.is_attestation {
             return self.add(child, entry.platform.clone(), depth + 1);
         }
+        if self.drops_attestations {
+            let text =
+                format!("{} holds attestations in an index within an index, which are not left out", self.blobs.name());
+            return Err(source_error("drop attestations", text).with_hint("push the inner index, or everything"));
+        }
         self.added.insert(child.digest);
         self.contents.attestations += 1;
         for blob in child.blobs() {
@@ -290,7 +334,7 @@ impl<'a> Walk<'a> {
     fn platform_of(&self, manifest: &Manifest) -> Option<Platform> {
         let document = self.blobs.document(&manifest.config_digest()?).ok()?;
         self.count(&document).ok()?;
-        Config::parse(&document).ok().map(|config| config.platform)
+        Config::parse(&document).ok().filter(|config| config.names_platform).map(|config| config.platform)
     }
 
     /// The manifest a descriptor points at, checked and counted.
@@ -332,7 +376,7 @@ impl<'a> Walk<'a> {
                 own => Err(no_platform(self.blobs.name(), wanted, own.as_slice())),
             };
         };
-        let mut present = Vec::new();
+        let mut there = Vec::new();
         for entry in entries.iter().filter(|entry| !entry.is_attestation) {
             if self.blobs.size(&entry.descriptor.digest)?.is_none() {
                 continue;
@@ -344,28 +388,71 @@ impl<'a> Walk<'a> {
                     format!("{} holds an index within an index", self.blobs.name()),
                 ));
             }
-            let Some(own) = entry.platform.clone().or_else(|| self.platform_of(&child)) else { continue };
-            if wanted.accepts(&own) {
-                return Ok((child, Some(own)));
+            if let Some(own) = self.platform_in(entry, &child, wanted)? {
+                there.push((child, own));
             }
-            present.push(own);
         }
-        Err(no_platform(self.blobs.name(), wanted, &present))
+        // One image may be listed more than once.
+        there.dedup_by_key(|(child, _)| child.digest);
+        match wanted.choose(&there) {
+            Ok((child, own)) => Ok((child.clone(), Some(own.clone()))),
+            Err(several) if !several.is_empty() => {
+                let listed: Vec<_> = several.iter().map(|(_, own)| own.clone()).collect();
+                let text = format!("{} has several images for {wanted}: {}", self.blobs.name(), list(&listed));
+                Err(source_error("choose platform", text).with_hint("name the variant, or push the whole index"))
+            }
+            Err(_) => {
+                let present: Vec<_> = there.into_iter().map(|(_, own)| own).collect();
+                Err(no_platform(self.blobs.name(), wanted, &present))
+            }
+        }
     }
 
-    /// True if the manifest that `descriptor` points at, or one below it, is an image of this config. What is not there is no such image.
-    fn has_config(&self, descriptor: &Descriptor, config: &Digest, depth: usize) -> Result<bool> {
-        if depth > MAX_DEPTH || self.blobs.size(&descriptor.digest)?.is_none() {
-            return Ok(false);
+    /// What an index and the image's own config say that it is for. They may differ in the variant alone: whoever runs the image is told one
+    /// thing by one and another by the other.
+    fn platform_in(&self, entry: &Entry, child: &Manifest, wanted: &Platform) -> Result<Option<Platform>> {
+        let (listed, own) = (entry.platform.clone(), self.platform_of(child));
+        match (&listed, &own) {
+            (Some(listed), Some(own))
+                if !listed.is_kind_of(own) && [listed, own].iter().any(|one| wanted.accepts(one)) =>
+            {
+                let digest = child.digest.short();
+                let text = format!(
+                    "the index in {} says that {digest} is for {listed}, and its config says {own}",
+                    self.blobs.name()
+                );
+                Err(source_error("choose platform", text).with_hint("build the image again, or push the whole index"))
+            }
+            _ => Ok(listed.or(own)),
         }
-        let manifest = self.load(descriptor)?;
-        let Kind::Index { entries } = &manifest.kind else { return Ok(manifest.config_digest() == Some(*config)) };
+    }
+
+    /// The image of this config, and of these layers where they are given: `manifest`, or one below it. What is not there is no such image.
+    fn with_config(
+        &self,
+        manifest: Manifest,
+        config: &Digest,
+        layers: Option<&[Digest]>,
+        depth: usize,
+    ) -> Result<Option<Manifest>> {
+        let entries = match &manifest.kind {
+            Kind::Index { entries } => entries,
+            Kind::Image { config: own, layers: stored } => {
+                let is_it = own.digest == *config
+                    && layers.is_none_or(|layers| stored.iter().map(|layer| &layer.digest).eq(layers));
+                return Ok(is_it.then_some(manifest));
+            }
+        };
         for entry in entries.iter().filter(|entry| !entry.is_attestation) {
-            if self.has_config(&entry.descriptor, config, depth + 1)? {
-                return Ok(true);
+            if depth == MAX_DEPTH || self.blobs.size(&entry.descriptor.digest)?.is_none() {
+                continue;
+            }
+            let child = self.load(&entry.descriptor)?;
+            if let Some(found) = self.with_config(child, config, layers, depth + 1)? {
+                return Ok(Some(found));
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// The index without attestations, or the single image that is left.
@@ -468,17 +555,26 @@ fn pick<'a>(blobs: &dyn Blobs, entries: &'a [Entry], reference: Option<&str>) ->
             .with_hint("add `:REFERENCE` to say which one")),
         };
     };
+    let is_named = |entry: &&Entry, name: &str| names_of(entry).contains(&name);
     let found = match Reference::parse(reference) {
         Reference::Number(number) => entries.get(number).into_iter().collect(),
         Reference::Digest(digest) => {
             let found: Vec<_> = entries.iter().filter(|entry| entry.descriptor.digest == digest).collect();
-            if found.is_empty() { with_config(blobs, entries, &digest)? } else { found }
+            if found.is_empty() { with_config(blobs, entries, &digest, None)? } else { found }
+        }
+        Reference::Pinned(name, digest) => {
+            entries.iter().filter(|entry| is_named(entry, name) && entry.descriptor.digest == digest).collect()
         }
         Reference::Name(name) => {
-            let found: Vec<_> = entries.iter().filter(|entry| names_of(entry).contains(&name)).collect();
-            // Only whole names have other spellings: the annotation beside them may be a tag alone.
-            let whole = |entry: &'a Entry| (entry, entry.names.iter().map(String::as_str).collect());
-            if found.is_empty() { named(name, entries.iter().map(whole)) } else { found }
+            // A whole name comes before the annotation beside it, which is a tag alone where there is a whole name.
+            let whole = |entry: &&Entry| match entry.names.as_slice() {
+                [] => entry.reference.as_deref() == Some(name),
+                names => names.iter().any(|other| is_exact(name, other)),
+            };
+            let exact: Vec<_> = entries.iter().filter(whole).collect();
+            let similar =
+                |entry: &&Entry| is_named(entry, name) || entry.names.iter().any(|other| is_equivalent(name, other));
+            if exact.is_empty() { entries.iter().filter(similar).collect() } else { exact }
         }
     };
     match found.as_slice() {
@@ -491,12 +587,19 @@ fn pick<'a>(blobs: &dyn Blobs, entries: &'a [Entry], reference: Option<&str>) ->
     }
 }
 
-/// The entries that lead to an image of this config.
-fn with_config<'a>(blobs: &dyn Blobs, entries: &'a [Entry], config: &Digest) -> Result<Vec<&'a Entry>> {
+/// The entries that lead to an image of this config, and of these layers where they are given.
+fn with_config<'a>(
+    blobs: &dyn Blobs,
+    entries: &'a [Entry],
+    config: &Digest,
+    layers: Option<&[Digest]>,
+) -> Result<Vec<&'a Entry>> {
     let walk = Walk::new(blobs);
     let mut found = Vec::new();
     for entry in entries.iter().filter(|entry| !entry.is_attestation) {
-        if walk.has_config(&entry.descriptor, config, 0)? {
+        if blobs.size(&entry.descriptor.digest)?.is_some()
+            && walk.with_config(walk.load(&entry.descriptor)?, config, layers, 0)?.is_some()
+        {
             found.push(entry);
         }
     }
