@@ -92,6 +92,9 @@ impl Known {
 
     /// The error of credentials that it has and cannot give. `last` is what its last request came to.
     fn failure(&self, error: &CredentialsError, last: Option<Last>) -> Error {
+        if let Some(own) = failure::own(error) {
+            return own;
+        }
         // The SDK's own words have the whole address, which is a secret.
         if self.name == CONTAINER && matches!(error, CredentialsError::InvalidConfiguration(_)) {
             return Error::new(Side::Credentials, OPERATION, BAD_CONTAINER).with_hint(CONTAINER_RULE);

@@ -246,8 +246,8 @@ pub(super) fn credentials_failure(
     error: &CredentialsError,
     last: Option<Last>,
 ) -> Error {
-    if let Some(own) = find::<Error>(error) {
-        return own.clone();
+    if let Some(own) = own(error) {
+        return own;
     }
     let sentence = |text: &str| format!("the credentials from {source} cannot be used: {text}");
     let heard = match (find::<Unanswered>(error), last) {
@@ -283,6 +283,11 @@ fn without_output(words: &str) -> String {
         Some(line) => format!("{what}It said: {}", harmless(line)),
         None => format!("{what}It said nothing"),
     }
+}
+
+/// Our own error, where it has passed through the SDK.
+pub(super) fn own(error: &CredentialsError) -> Option<Error> {
+    find::<Error>(error).cloned()
 }
 
 /// A role that could not be taken on. Nothing else is tried in its place.

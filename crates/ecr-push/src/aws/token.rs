@@ -86,7 +86,7 @@ impl EcrApi {
 }
 
 fn malformed(operation: &str, what: &str) -> Error {
-    Error::new(Side::Destination, operation, format!("the answer of {OPERATION} {what}")).with_retry(Retry::Backoff)
+    Error::new(Side::Destination, operation, format!("the answer of {OPERATION} {what}")).with_retry(Retry::Brief)
 }
 
 /// The token as a header carries it, and the password in it. Some stand-ins end the text with a line break, which is no part

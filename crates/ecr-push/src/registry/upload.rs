@@ -208,9 +208,7 @@ impl Repository {
         // wrong at the other end may come out right the next time.
         Err(match (status.as_u16(), error.code()) {
             (404, Some("BLOB_UPLOAD_UNKNOWN")) | (416, _) => error.with_retry(Retry::Backoff),
-            (400, Some("DIGEST_INVALID" | "BLOB_UPLOAD_INVALID" | "SIZE_INVALID")) => error.with_retry(Retry::Brief).with_hint(
-                "what arrived is not what was sent: push again; if it stays so, look at proxies on the way and at the registry's storage",
-            ),
+            (400, Some("DIGEST_INVALID" | "BLOB_UPLOAD_INVALID" | "SIZE_INVALID")) => error.with_retry(Retry::Brief),
             _ => error,
         })
     }

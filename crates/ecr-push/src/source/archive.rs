@@ -10,8 +10,9 @@ use serde::Deserialize;
 
 use super::layout::{deliver, preview_of};
 use super::named::no_platform;
+use super::pick::ambiguous;
 use super::reference::{Reference, named};
-use super::select::{Blobs, Saved, Selected, Selection, ambiguous, select, select_saved};
+use super::select::{Blobs, Saved, Selected, Selection, select, select_saved};
 use super::tar_index::{Entries, Mode, Sniffed, Stored, sniff, wrong_digest};
 use super::{
     Chosen, ConfigBlob, Content, Contents, Image, LayerRef, LayerSink, Named, Preview, Source, StoredLayer,

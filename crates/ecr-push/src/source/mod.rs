@@ -9,10 +9,13 @@ pub(crate) mod fuzz;
 mod layout;
 mod legacy_names;
 mod named;
+mod pick;
 mod reference;
 mod select;
 mod spec;
 mod tar_index;
+#[cfg(test)]
+mod tests_pick;
 #[cfg(all(test, unix, feature = "containerd"))]
 mod tests_selection;
 
