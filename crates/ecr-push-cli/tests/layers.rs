@@ -269,6 +269,7 @@ const SEVERAL: [&str; 7] = [
     "src/push/limits.rs",
     "src/report/repeats.rs",
     "src/source/archive.rs",
+    "src/source/pick.rs",
     "src/source/select.rs",
     "src/source/tar_index.rs",
 ];
