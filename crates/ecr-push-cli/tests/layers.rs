@@ -263,7 +263,7 @@ const COUNTED: [&str; 10] =
     ["attestations", "blobs", "entries", "images", "layers", "manifests", "retries", "tags", "times", "tries"];
 
 /// Where a sentence is there only if they are several.
-const SEVERAL: [&str; 7] = [
+const SEVERAL: [&str; 8] = [
     "src/containerd/client.rs",
     "src/engine/client.rs",
     "src/push/limits.rs",
