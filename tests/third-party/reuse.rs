@@ -258,7 +258,7 @@ fn a_layer_of_another_repository_is_mounted() {
     stack.create_repository("mount/unnamed");
     let outcome = told(stack, engine, "mount:1", "mount/unnamed", "v1").arg("--cache-dir").arg(&cache).run().ok();
     assert_eq!(diff_ids(&outcome, "sent"), sorted(&one), "{outcome}");
-    // One that has made them itself, and remembers where it sent them, need not be told.
+    // One that has made them itself, and remembers where it sent them, needs no name.
     let outcome = told(stack, engine, "mount:1", "mount/other", "v1").arg("--cache-dir").arg(&cache).run().ok();
     assert_eq!(diff_ids(&outcome, "mounted"), sorted(&one), "{outcome}");
     reported(outcome, "mount/other", &["v1"]);

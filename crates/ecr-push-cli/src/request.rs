@@ -57,7 +57,7 @@ pub fn request(args: &PushArgs, environment: &Environment) -> Result<Request> {
     }
     if args.network.pass_env.iter().any(|name| !is_variable(name)) {
         // Not shown: what is behind a `=` is a value.
-        return Err(Error::refused("parse --pass-env", "--pass-env is not a variable's name")
+        return Err(Error::refused("parse --pass-env", "`--pass-env` is not a variable's name")
             .with_hint("give the name of one variable, without a value; the flag may be given several times"));
     }
     let variables = environment.for_children(&args.network.pass_env);

@@ -49,9 +49,9 @@ async fn wrong_words_are_refused_before_any_network_call() {
         ("-r app --platform linux/a/b/c", "is not a platform"),
         ("-r app --attestations maybe", "possible values: keep, drop"),
         // Network.
-        ("-r app --pass-env TOKEN=value", "--pass-env is not a variable's name"),
-        ("-r app --pass-env=", "--pass-env is not a variable's name"),
-        ("-r app --pass-env *", "--pass-env is not a variable's name"),
+        ("-r app --pass-env TOKEN=value", "`--pass-env` is not a variable's name"),
+        ("-r app --pass-env=", "`--pass-env` is not a variable's name"),
+        ("-r app --pass-env *", "`--pass-env` is not a variable's name"),
         // AWS.
         ("-r app --region useast1", "`useast1` is not a region code"),
         ("-r app --role-arn arn:aws:iam::1:role/x", "is not the ARN of a role"),

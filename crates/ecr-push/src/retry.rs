@@ -201,11 +201,18 @@ impl RetryBudget {
             return error;
         }
         if spent < self.limit {
-            return error.with_note(text![
+            let error = error.with_note(text![
                 "a host that has never answered is not tried for longer (20 s at most): ",
                 Setting::RetryBudget,
                 " is for those that have"
             ]);
+            // A connection that failed in a way that says more has a hint of its own.
+            return match error.hints() {
+                [] => error.with_hint(
+                    "check the host's name and port, and whether a proxy setting, a firewall rule or a VPC endpoint is missing",
+                ),
+                _ => error,
+            };
         }
         let tried = tried(tries, spent);
         match self.capped {
@@ -342,6 +349,7 @@ mod tests {
         let result: Result<()> = budget.run("test", refused).await;
         let error = result.unwrap_err();
         assert!(error.notes()[0].contains("a host that has never answered"), "{:?}", error.notes());
+        assert_eq!(error.hints().len(), 1, "what to do");
         assert!((1..=3).contains(&budget.retries()) && started.elapsed() < Duration::from_secs(2));
     }
 

@@ -260,7 +260,7 @@ async fn attempt(request: PushRequest) -> Outcome {
     let (result, _) = Box::pin(push_with_log(request)).await;
     let text = match result {
         Ok(_) => "pushed".to_owned(),
-        Err(error) => format!("{error} | {}", error.hints().join(" | ")),
+        Err(error) => format!("{error} | {}", [error.hints(), error.notes()].concat().join(" | ")),
     };
     Outcome { text, took: started.elapsed() }
 }

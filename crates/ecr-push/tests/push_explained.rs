@@ -6,6 +6,8 @@ mod stand;
 
 use std::time::Duration;
 
+use ecr_push::events::{Event, Events};
+use ecr_push::push::push;
 use local_ecr::{Answer, Fault, FaultAction};
 use stand::{Stand, push_with_log};
 
@@ -104,7 +106,7 @@ fn layer_of(stand: &Stand, size: u64) -> (std::path::PathBuf, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_source_that_changes_during_the_push_is_told_from_one_that_was_damaged_before() {
+async fn a_source_that_changes_during_the_push_is_distinguished_from_one_that_was_damaged_before() {
     let spoil = |path: &std::path::Path| {
         let mut bytes = std::fs::read(path).unwrap();
         bytes[25_000] ^= 1;
@@ -136,4 +138,28 @@ async fn a_source_that_changes_during_the_push_is_told_from_one_that_was_damaged
         assert!(said.contains(expected), "{said}");
         assert_eq!(stand.tag("v1"), None);
     }
+}
+
+/// A gzipped archive says what it holds at its end only, so that nothing of the first reading could be compared but the image itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_opened_again_has_to_be_the_same_image() {
+    let stand = Stand::new().await;
+    let file = stand.folder.path().join("image.tar.gz");
+    std::fs::copy(common::recorded("docker-20.10-overlay2/save-two.tar.gz"), &file).unwrap();
+    let other = std::fs::read(common::recorded("podman-4.3/export-repeat.tar")).unwrap();
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut packed, &other).unwrap();
+    let packed = packed.finish().unwrap();
+    stand.server.add_fault(Fault::new(FaultAction::ForgetBlobs(9)).operation("PutImage").times(1));
+    let events = Events::new({
+        let file = file.clone();
+        move |event| {
+            if matches!(event, Event::Phase(phase) if phase == "publishing") {
+                std::fs::write(&file, &packed).unwrap();
+            }
+        }
+    });
+    let error = push(stand.request(&format!("docker-archive:{}", file.display())), events).await.unwrap_err();
+    assert!(error.message().contains("is not the one that was named"), "{error:?}");
+    assert_eq!(stand.tag("v1"), None);
 }

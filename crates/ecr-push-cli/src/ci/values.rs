@@ -31,7 +31,7 @@ pub fn tags(name: &str, text: &str) -> Result<Vec<String>> {
 /// The word of a list of words in the input `name`.
 ///
 /// # Errors
-/// If it is none of them. They are told.
+/// If it is none of them. The error lists them.
 pub fn choice<T: ValueEnum>(name: &str, text: &str) -> Result<T> {
     T::from_str(text, true).map_err(|_| {
         let words = T::value_variants().iter().filter_map(ValueEnum::to_possible_value);

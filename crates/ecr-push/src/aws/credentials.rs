@@ -181,7 +181,7 @@ pub(super) async fn choose(
                     why = format!("{why} ({})", reason(error));
                 }
                 let text = format!("the credentials from {} cannot be used: {why}", source.known.shown());
-                let hint = "mend it or take it away: the next source would have other rights";
+                let hint = "correct it or remove it: the next source would have other rights";
                 return Err(with_skipped(Error::new(Side::Credentials, OPERATION, text).with_hint(hint), &skipped));
             }
             Err(error) => {

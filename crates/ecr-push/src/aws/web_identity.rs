@@ -1,6 +1,6 @@
 //! A role taken on with the token of an identity provider, as CI systems have one: get a token, show it to STS.
 //!
-//! Unlike the SDK's own provider, which reads the token from a file: the token is asked for, its claims are told, and a refusal says what
+//! Unlike the SDK's own provider, which reads the token from a file: the token is asked for, its claims are logged, and a refusal says what
 //! the role's trust policy would have to allow.
 
 use std::fmt;

@@ -136,7 +136,7 @@ impl Publish<'_> {
     }
 }
 
-/// The refusal where an immutable tag holds the same image in another packing, and that is not whole: nothing that could be sent mends it.
+/// The refusal where an immutable tag holds the same image in another packing, and that is not whole: nothing that could be sent repairs it.
 pub(super) fn broken(tag: &Tag, manifest: &Manifest, repository: &str) -> Error {
     let text = format!(
         "the immutable tag `{tag}` of {repository} holds the same image in another packing, {}, of which the registry lacks a part",

@@ -371,7 +371,7 @@ pub(crate) fn token_server(http: &Http, challenge: &[(String, String)]) -> Resul
     Ok(realm)
 }
 
-/// Where a challenge says that tokens are given, as far as the address itself tells.
+/// Where a challenge says that tokens are given, as far as the address itself shows.
 pub(super) fn realm(challenge: &[(String, String)]) -> Result<Url> {
     let realm = parameter(challenge, "realm")
         .ok_or_else(|| refused("the registry asks for a token but does not say where to get one"))?;

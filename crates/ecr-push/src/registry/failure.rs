@@ -141,7 +141,7 @@ fn explain(error: Error, repository: &str) -> Error {
         ]),
         // 405 from ECR means that a parameter is not liked, usually the manifest (ecr-facts 4.2).
         ("UNSUPPORTED", Some(405)) => {
-            error.with_hint("Amazon ECR refuses this manifest or name; the text above names the rule").with_retry(Retry::Never)
+            error.with_hint("correct what the text above names: Amazon ECR refuses this manifest or name").with_retry(Retry::Never)
         }
         ("TOOMANYREQUESTS", _) => error.with_retry(Retry::Throttled),
         (_, Some(413)) => error.with_hint(

@@ -409,8 +409,8 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What an index and the image's own config say that it is for. They may differ in the variant alone: whoever runs the image is told one
-    /// thing by one and another by the other.
+    /// What an index and the image's own config say that it is for. They may differ in the variant alone: whoever
+    /// runs the image then reads one thing in one and another in the other.
     fn platform_in(&self, entry: &Entry, child: &Manifest, wanted: &Platform) -> Result<Option<Platform>> {
         let (listed, own) = (entry.platform.clone(), self.platform_of(child));
         match (&listed, &own) {
