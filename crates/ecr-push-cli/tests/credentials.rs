@@ -300,7 +300,7 @@ async fn a_profile_that_cannot_be_used_is_named_by_file_line_and_section() {
             &format!("[profile ci]\nrole_arn = {ROLE}\nsource_profile = nope\n"),
             "line 2, section [profile ci]",
             "nope",
-            "mend it",
+            "correct it",
         ),
         ("[profile ci]\naws_access_key_id = A\n", "line 2, section [profile ci]", "aws_secret_access_key", "correct"),
         ("[profile ci]\ncredential_process = false\n", "line 2, section [profile ci]", "exit", "correct the profile"),
